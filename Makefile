@@ -1,0 +1,56 @@
+# Two commands do everything, and either can be the first: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: demo test test-slow setup check lint lock deps golden runs prune clean
+
+demo: setup
+	dvc repro
+	python -m stages.report --summary
+
+test: setup lint
+	python -m pytest
+
+# Longer than the default suite allows: the whole pipeline, killed and resumed, on the embedded set.
+test-slow: setup
+	python -m pytest -m slow
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	touch $@
+
+# Is params.yaml right? The same as the pipeline's first stage, without DVC, whose templating would stumble over a typo first.
+check: setup
+	python -m stages.check --dry
+
+lint: setup
+	ruff check .
+	mypy
+
+# Rewrite the lists in dvc.yaml: the code, params and versions every stage uses.
+deps: setup
+	python -m tests.closure --fix
+
+# Compare our numerics with a folder of reference numbers: make golden FOLDER=path
+golden: setup
+	python -m tests.golden $(FOLDER)
+
+# Run folders (checkpoints, live logs): list them, or remove all but each stage's newest.
+runs: setup
+	python -m stages.lib.core.runs list
+prune: setup
+	python -m stages.lib.core.runs prune
+
+lock: setup
+	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --quiet --no-header --output-file requirements.lock
+
+clean:
+	rm -rf data/runs
