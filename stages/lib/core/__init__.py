@@ -1,0 +1,1 @@
+"""Small, finished files every stage may need: params, run folder, lease, exit, ranks."""

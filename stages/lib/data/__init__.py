@@ -1,0 +1,1 @@
+"""From raw bytes to batches; everything random is a pure function of (seed, epoch, position)."""

@@ -1,0 +1,1 @@
+"""Model + loss as one callable: batch -> {"loss": ...}."""

@@ -1,0 +1,1 @@
+"""One torch-free file per block of params.yaml: its frozen, typed schema."""

@@ -1,0 +1,53 @@
+"""`pretrain`: the masked autoencoder (He et al. 2021, arXiv 2111.06377)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.lib.params.frozen import Frozen
+from stages.lib.params.optimizer import Optimizer, Schedule
+from stages.lib.params.views import Probability
+from stages.lib.params.vit import ViT
+
+
+class Decoder(Frozen):
+    """The light decoder (paper: width 512, depth 8, 16 heads)."""
+
+    width: Annotated[int, Field(ge=4, multiple_of=4)]
+    depth: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+
+
+class Pretrain(Frozen):
+    """MAE Table 8; the only augmentation is crop and flip."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    """Global, over all ranks."""
+    image_size: Annotated[int, Field(ge=1)]
+    order: Literal["permutation", "block"] = "permutation"
+    window: Annotated[int, Field(ge=1)] = 16
+    scale: Annotated[tuple[Probability, Probability], Field(strict=False)] = (0.2, 1.0)
+    ratio: Annotated[tuple[float, float], Field(strict=False)] = (3 / 4, 4 / 3)
+    hflip: Probability = 0.5
+    model: ViT
+    decoder: Decoder
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)]
+    """Share of patches hidden; floor(patches * (1 - mask_ratio)) in double precision stay visible."""
+    norm_pix: bool
+    """Normalise each target patch by its own mean and standard deviation (on in the headline runs, off in the ablations)."""
+    optimizer: Optimizer
+    schedule: Schedule
+
+    @model_validator(mode="after")
+    def fits(self) -> Self:
+        """Patches tile the image, and at least one stays visible."""
+        if self.image_size % self.model.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of model.patch_size {self.model.patch_size}")
+        if self.decoder.width % self.decoder.heads:
+            raise ValueError(f"decoder.width {self.decoder.width} is not a multiple of decoder.heads {self.decoder.heads}")
+        patches = (self.image_size // self.model.patch_size) ** 2
+        if int(patches * (1 - self.mask_ratio)) < 1:
+            raise ValueError(f"mask_ratio {self.mask_ratio} leaves none of {patches} patches visible; lower it")
+        return self

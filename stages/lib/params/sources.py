@@ -1,0 +1,31 @@
+"""`sources`: where each image set comes from."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, RootModel, StringConstraints
+
+from stages.lib.params.frozen import Frozen
+
+SetName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40),
+    Field(description="a name of lower-case letters, digits and hyphens, at most 40"),
+]
+
+
+class Source(Frozen):
+    """One raw image set, read in place and never changed."""
+
+    layout: Literal["folder", "tiny-imagenet"]
+    """folder: <class>/* or <split>/<class>/*. tiny-imagenet: wnids.txt, words.txt, train/<wnid>/images/*, val/images/*
+    with val_annotations.txt. Each as a folder or inside one plain .tar, which is read without unpacking."""
+    path: Annotated[str, StringConstraints(min_length=1)]
+    """A folder or .tar; a relative path starts at the raw root ($TUTELAGE_RAW, else data/raw)."""
+    embedded: Literal["digits-0-6", "digits-7-9"] | None = None
+    """Write scikit-learn's bundled handwritten digits of these classes to `path` first, where nothing is there yet."""
+
+
+class Sources(RootModel[dict[SetName, Source]]):
+    """Set name -> source; the name appears in file names and DVC stage names."""
+
+    root: Annotated[dict[SetName, Source], Field(min_length=1)]

@@ -1,0 +1,28 @@
+"""`system`: speed only. No stage declares it, so a change re-runs nothing."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.lib.params.frozen import Frozen
+
+
+class System(Frozen):
+    """What the machine can do; never what comes out."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[int, Field(ge=0)]
+    """Compute threads, recorded with a run and kept when it resumes (they move the last bits); 0: every core."""
+    workers: Annotated[int, Field(ge=0)]
+    """Loader threads; 0: load in the training thread."""
+    processes: Annotated[int, Field(ge=0)]
+    """Processes for ingest and shard; 0: every core."""
+    prefetch: Annotated[int, Field(ge=1)]
+    """Batches prepared ahead."""
+    log_seconds: Annotated[float, Field(gt=0)]
+    """Between two lines in a log that is no terminal."""
+    log_steps: Annotated[int, Field(ge=1)]
+    """Steps between two rows of metrics.jsonl."""
+    checkpoint_seconds: Annotated[float, Field(ge=0)]
+    """Between two checkpoints; 0: after every step."""
+    keep_checkpoints: Annotated[int, Field(ge=1)]

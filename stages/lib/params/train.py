@@ -1,0 +1,37 @@
+"""`train`: the DeiT student and how it is distilled (Touvron et al. 2021, arXiv 2012.12877)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, RootModel, model_validator
+
+from stages.lib.params.distillation import Distillation, Kind
+from stages.lib.params.vit import ViT
+
+
+class Train(Distillation):
+    """One recipe for every size (Table 9)."""
+
+    distill: Kind
+    """none makes a student without a distillation token."""
+    model: ViT
+    init: Literal["scratch", "mae"]
+    """mae: patch embedding, blocks, norm and class token come from data/models/mae."""
+    teacher: Literal["teacher", "none"]
+    """Folder under data/models; none only without distillation, and then distill does not wait for the teacher."""
+    head_std: Annotated[float, Field(gt=0)]
+    """Standard deviation of fresh heads: 0.02 in DeiT, 2e-5 in MAE's fine-tuning."""
+
+    @model_validator(mode="after")
+    def fits(self) -> Self:
+        """Patches tile the image; a teacher where one is needed."""
+        if self.views.image_size % self.model.patch_size:
+            raise ValueError(
+                f"views.image_size {self.views.image_size} is not a multiple of model.patch_size {self.model.patch_size}"
+            )
+        if self.distill != "none" and self.teacher == "none":
+            raise ValueError(f"distill: {self.distill} needs teacher: teacher")
+        return self
+
+
+class TrainDistill(RootModel[Kind]):
+    """train.distill alone: all that fine-tuning needs to know of the block."""

@@ -1,0 +1,25 @@
+"""Sizes of a vision transformer."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from stages.lib.params.frozen import Frozen
+
+
+class ViT(Frozen):
+    """Encoder sizes (DeiT, arXiv 2012.12877 Table 1; MAE, arXiv 2111.06377). MLP ratio 4, LayerNorm eps 1e-6."""
+
+    patch_size: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=4)]
+    depth: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def divides(self) -> Self:
+        """Heads share the width equally; sin-cos positions need a width that is a multiple of 4."""
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.width % 4:
+            raise ValueError(f"width {self.width} is not a multiple of 4, which sin-cos positions need")
+        return self

@@ -1,0 +1,1 @@
+"""The one loop and what it needs; it knows neither masks nor teachers nor labels."""
