@@ -1,0 +1,76 @@
+"""How a stage ends: its exit code, and last_exit.json saying why and whether trying again makes sense.
+
+DVC replaces a stage's exit code by its own, so what runs DVC for us reads <run root>/<stage>[@<item>]/last_exit.json:
+`{"code": 0, "reason": "finished", "retryable": false}`. A stage that was killed outright leaves no such file.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import NoReturn
+
+from stages.lib.core.signals import Stopped
+
+log = logging.getLogger(__name__)
+
+
+class Refusal(Exception):
+    """Something a person has to put right: trying again would end the same way. The message says what, and how."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Exit code, one sentence, and whether the same command may do better next time."""
+
+    code: int
+    reason: str
+    retryable: bool
+
+
+def run(stage: str, main: Callable[[], None]) -> NoReturn:
+    """Run a stage's main() and leave the process: 0 finished, 2 refused, 128 + signal stopped, 1 anything else.
+
+    Log lines go to stderr as they are. A Refusal is shown without a traceback; it alone is not worth a retry.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    _record(stage, None)
+    ending = _ending(stage, main)
+    _record(stage, ending)
+    sys.exit(ending.code)
+
+
+def _ending(stage: str, main: Callable[[], None]) -> Ending:
+    """Call main(), tell the person at the terminal, and put whatever came out of it into numbers."""
+    try:
+        main()
+    except Refusal as refusal:
+        log.error("%s", refusal)
+        return Ending(2, str(refusal), retryable=False)
+    except Stopped as stopped:
+        log.warning("%s: %s", stage, stopped)
+        return Ending(128 + stopped.signum, str(stopped), retryable=True)
+    except KeyboardInterrupt:
+        log.warning("%s: interrupted", stage)
+        return Ending(130, "interrupted", retryable=True)
+    except BaseException as error:  # SystemExit too: no stage leaves by it
+        log.exception("%s failed", stage)
+        return Ending(1, f"{type(error).__name__}: {error}", retryable=True)
+    return Ending(0, "finished", retryable=False)
+
+
+def _record(stage: str, ending: Ending | None) -> None:
+    """Replace last_exit.json whole; None removes the one before, so that a kill is not read as that run's success."""
+    from stages.lib.core import runs  # not at the top: runs refuses too, so it imports this file
+
+    items = [argument.replace("/", "_") for argument in sys.argv[1:2] if not argument.startswith("-")]
+    try:
+        path = runs.root() / "@".join([stage, *items]) / "last_exit.json"
+        if ending is None:
+            path.unlink(missing_ok=True)
+            return
+        with runs.replace(path) as temporary:
+            temporary.write_text(json.dumps(asdict(ending), indent=1) + "\n")
+    except Exception as error:  # a full disk must not hide what really happened
+        log.warning("could not write last_exit.json: %s", error)

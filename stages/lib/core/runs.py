@@ -1,0 +1,171 @@
+"""Run folders: where a stage keeps what must survive a crash and must not be an artefact.
+
+<run root>/<stage>/<identity>/ holds checkpoints, live logs and the machine's choices. It is no DVC out: DVC deletes outs
+before a stage runs, and `persist: true` leaks between experiments. The identity is that of the recipe, so the same command
+continues and a changed recipe starts fresh (design law 3).
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from stages.lib.core.outcome import Refusal
+
+
+def _under(variable: str, folder: str) -> Path:
+    """$variable, else the folder under the repository DVC runs for (temporary experiments run elsewhere), else under here."""
+    if variable in os.environ:
+        return Path(os.environ[variable])
+    return Path(os.environ.get("DVC_ROOT", ".")) / "data" / folder
+
+
+def root() -> Path:
+    """Folder of all run folders: $TUTELAGE_RUNS, else $DVC_ROOT/data/runs, else data/runs."""
+    return _under("TUTELAGE_RUNS", "runs")
+
+
+def raw_root() -> Path:
+    """Folder that relative source paths start at: $TUTELAGE_RAW, else $DVC_ROOT/data/raw, else data/raw."""
+    return _under("TUTELAGE_RAW", "raw")
+
+
+@contextlib.contextmanager
+def replace(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it and rename it over `path`, so a crash leaves old or new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, or of a folder's sorted relative names and file digests."""
+    if path.is_dir():
+        lines = [f"{p.relative_to(path).as_posix()} {sha256(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def declared(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> tuple[list[str], list[str]]:
+    """(code files, package names under `versions`) that dvc.yaml declares for a stage; both are literal lists there."""
+    spec = YAML(typ="safe").load(dvc_yaml)["stages"][stage]
+    spec = spec.get("do", spec)
+    packages = [name.removeprefix("versions.") for name in spec.get("params", []) if str(name).startswith("versions.")]
+    return sorted(dep for dep in spec["deps"] if dep.endswith(".py")), sorted(packages)
+
+
+def identity(stage: str, params: Sequence[BaseModel], inputs: Sequence[Path]) -> tuple[str, dict[str, Any]]:
+    """(hex id, its parts): declared code, package versions, validated params and the content of the small inputs.
+
+    Never time, host, path of the checkout, dvc.lock or the `system` block: those change nothing about the recipe.
+    """
+    code, packages = declared(stage)
+    versions = YAML(typ="safe").load(Path("params.yaml"))["versions"]
+    parts: dict[str, Any] = {
+        "stage": stage,
+        "code": {name: sha256(Path(name)) for name in code},
+        "versions": {name: versions[name] for name in packages},
+        "params": [block.model_dump(mode="json") for block in params],
+        "inputs": {path.as_posix(): sha256(path) for path in inputs},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16], parts
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder, held by this process alone."""
+
+    folder: Path
+    identity: str
+
+    def recall(self, name: str, chosen: dict[str, Any]) -> dict[str, Any]:
+        """What an earlier process of this run recorded under `name`; else `chosen`, which is recorded now.
+
+        For choices of the machine that move bits (thread count, device): measured or chosen once per run, kept on resume.
+        """
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            recorded: dict[str, Any] = json.loads(path.read_text())
+            return recorded
+        with replace(path) as temporary:
+            temporary.write_text(json.dumps(chosen, indent=2) + "\n")
+        return chosen
+
+
+@contextlib.contextmanager
+def open_run(stage: str, item: str | None, params: Sequence[BaseModel], inputs: Sequence[Path]) -> Iterator[Run]:
+    """Hold <run root>/<stage>[@item]/<identity>/ under a lease the kernel drops with the process.
+
+    Raises Refusal when another process holds it: two writers would tear each other's checkpoints.
+    """
+    name, parts = identity(stage, params, inputs)
+    folder = root() / (f"{stage}@{item}" if item else stage) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lease").open("a+") as lease:
+        try:
+            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lease.seek(0)
+            raise Refusal(
+                f"{stage} with this very recipe is already running ({lease.read().strip() or 'holder unknown'}) in {folder}. "
+                "Wait for it, or stop it; the next start continues from its last checkpoint."
+            ) from None
+        lease.truncate(0)
+        lease.write(f"process {os.getpid()} on {os.uname().nodename}")
+        lease.flush()
+        with replace(folder / "identity.json") as temporary:
+            temporary.write_text(json.dumps(parts, indent=1, sort_keys=True) + "\n")
+        yield Run(folder, name)
+
+
+def overview() -> list[tuple[str, str, int, float]]:
+    """(stage, identity, bytes, last change in seconds since the epoch) of every run folder, newest first within a stage."""
+    rows = []
+    for marker in root().glob("*/*/identity.json"):
+        files = [p.stat() for p in marker.parent.rglob("*") if p.is_file()]
+        rows.append((marker.parent.parent.name, marker.parent.name, sum(s.st_size for s in files), max(s.st_mtime for s in files)))
+    return sorted(rows, key=lambda row: (row[0], -row[3]))
+
+
+def main(command: str = "list") -> None:
+    """`list` prints every run folder; `prune` removes all but the newest of each stage."""
+    if command not in ("list", "prune"):
+        raise SystemExit(f"unknown command {command!r}; use `python -m stages.lib.core.runs list` or `... prune`")
+    seen: set[str] = set()
+    for stage, name, size, _ in overview():
+        old = stage in seen
+        seen.add(stage)
+        sys.stdout.write(f"{stage:24s} {name} {size / 2**20:9.1f} MiB{' (older)' if old else ''}\n")
+        if old and command == "prune":
+            shutil.rmtree(root() / stage / name)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,83 @@
+"""Live numbers of a run: metrics.jsonl, TensorBoard, and a bar or lines for people. Rates and times live here only."""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from stages.lib.core import runs
+from stages.lib.core.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Writes what happens in a run folder; after a resume no row stands twice."""
+
+    def __init__(self, run: Run, title: str, total_steps: int, log_seconds: float) -> None:
+        self.folder, self.title, self.total, self.log_seconds = run.folder, title, total_steps, log_seconds
+        self.first = 0
+
+    def start(self, step: int) -> Self:
+        """Begin after `step` steps: rows a killed process wrote past its last checkpoint are taken back."""
+        from torch.utils.tensorboard import SummaryWriter  # a second of import that only training pays
+
+        self.first, self.began, self.spoke = step, time.monotonic(), time.monotonic()
+        path = self.folder / "metrics.jsonl"
+        forget_after(path, step)
+        self.rows = path.open("a", buffering=1)
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=self.total, initial=step, desc=self.title, unit="step")
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.rows.close()
+        self.board.close()
+        if self.bar is not None:
+            self.bar.close()
+
+    def row(self, step: int, numbers: dict[str, float]) -> None:
+        """One row of numbers after `step` steps."""
+        self.rows.write(json.dumps({"step": step, **numbers}) + "\n")
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """u8[H, W, 3] for TensorBoard."""
+        self.board.add_image(name, image, step, dataformats="HWC")
+
+    def progress(self, step: int, loss: float) -> None:
+        """Move the bar, or write a line with the time left every log_seconds."""
+        if self.bar is not None:
+            self.bar.update(step - self.bar.n)
+            self.bar.set_postfix(loss=f"{loss:.4f}")
+            return
+        now = time.monotonic()
+        if now - self.spoke >= self.log_seconds or step == self.total:
+            self.spoke = now
+            left = (now - self.began) / max(1, step - self.first) * (self.total - step)
+            log.info("%s: step %d of %d, loss %.4f, %.0f s left", self.title, step, self.total, loss, left)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the rows of metrics.jsonl past `step`, and a last line cut short by a kill."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n") and json.loads(line)["step"] <= step:
+            kept.append(line)
+    with runs.replace(path) as temporary:
+        temporary.write_text("".join(kept))

@@ -1,0 +1,194 @@
+"""The one training loop. It knows neither masks nor teachers nor labels: objective(batch) -> {"loss": ...}.
+
+Stopped or killed at any step and started again, it ends with the same bits on the same CPU: whatever is random comes with
+the batch, and the state below is all there is.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.lib.core.outcome import Refusal
+from stages.lib.core.signals import Stopped, Watch
+from stages.lib.training.checkpoint import Keeper
+from stages.lib.training.ema import Ema
+from stages.lib.training.journal import Journal
+
+if TYPE_CHECKING:
+    from stages.lib.data.batches import Batch
+
+log = logging.getLogger(__name__)
+Row = dict[str, float]
+DIVERGED = (
+    "Nothing since the last checkpoint is kept. Lower the learning rate, lengthen the warm-up, or set clip_norm; "
+    "starting again with the same recipe would diverge again."
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how fast, and how often the run is looked at."""
+
+    epochs: int
+    steps_per_epoch: int
+    rate: Callable[[int], float]
+    """Step, counted from 0 -> learning rate; a group's own is this times its `lr_scale`."""
+    clip_norm: float = 0.0
+    log_steps: int = 10
+
+    @property
+    def steps(self) -> int:
+        """In the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def looks(self, epoch: int) -> bool:
+        """Whether the epoch just finished is validated: about ten times a run, and always the last."""
+        return epoch == self.epochs - 1 or (epoch + 1) % max(1, self.epochs // 10) == 0
+
+
+@dataclass
+class Trained:
+    """Everything that moves while training; what a checkpoint holds."""
+
+    objective: nn.Module
+    network: nn.Module
+    """The part of the objective that becomes an artefact."""
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None = None
+
+    def __post_init__(self) -> None:
+        self.step = 0
+        self.history: list[Row] = []
+        self.sums: dict[str, Tensor] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, numbers and lists only, so that loading needs no pickle."""
+        return {
+            "step": self.step,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "history": self.history,
+            "sums": self.sums,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same recipe."""
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.step, self.history, self.sums = state["step"], state["history"], state["sums"]
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Sum the epoch's scalars on the device, in double precision; nothing waits for the device here."""
+        for name, value in losses.items():
+            value = value.detach().double()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def means(self, steps: int) -> Row:
+        """Means over the epoch's first `steps` steps. Raises Refusal if any is not finite, before anything is saved."""
+        means = {name: float(value) / steps for name, value in self.sums.items()}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise Refusal(f"{name} became {value} in the {steps} steps up to step {self.step}. {DIVERGED}")
+        return means
+
+    def refuse_bad_weights(self) -> None:
+        """Raise Refusal naming the first parameter that is not finite."""
+        for name, parameter in self.objective.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise Refusal(f"{name} is no longer finite after step {self.step}. {DIVERGED}")
+
+
+def fit(
+    trained: Trained,
+    plan: Plan,
+    batches: Callable[[int, int], Iterator[Batch]],
+    keeper: Keeper,
+    journal: Journal,
+    look: Callable[[int], Row],
+    watch: Watch,
+) -> list[Row]:
+    """Train from the newest checkpoint to the end; returns one row of deterministic numbers an epoch.
+
+    batches(first, last) yields the batches of those steps; look(step) validates and returns numbers for the epoch's row.
+    Raises Stopped after saving when asked to stop, Refusal when the loss is not finite.
+    """
+    device = next(trained.objective.parameters()).device
+    state = keeper.restore(device)
+    if state is not None:
+        trained.load(state)
+        log.info("%s: continuing after step %d of %d", journal.title, trained.step, plan.steps)
+    with journal.start(trained.step):
+        clock = _Clock(trained.step)
+        for batch in clock.waiting(batches(trained.step, plan.steps)):
+            rate = plan.rate(trained.step)
+            trained.add(_step(trained, batch.to(device), rate, plan.clip_norm))
+            trained.step += 1
+            epoch, within = divmod(trained.step - 1, plan.steps_per_epoch)
+            within += 1
+            if trained.step % plan.log_steps == 0 or within == plan.steps_per_epoch:
+                means = trained.means(within)
+                journal.row(trained.step, {**means, "lr": rate, **clock.rates(trained.step, len(batch.images))})
+                journal.progress(trained.step, means["loss"])
+            if within == plan.steps_per_epoch:
+                row = {"epoch": epoch, **trained.means(within), "lr": rate}
+                trained.sums = {}
+                trained.history.append({**row, **(look(trained.step) if plan.looks(epoch) else {})})
+            if keeper.due() or watch.signum is not None or trained.step == plan.steps:
+                if trained.sums:
+                    trained.means(within)
+                trained.refuse_bad_weights()  # the loss is computed before the update, so finite losses prove too little
+                keeper.save(trained.step, trained.state())
+            if watch.signum is not None:
+                raise Stopped(watch.signum)
+    return trained.history
+
+
+def _step(trained: Trained, batch: Batch, rate: float, clip_norm: float) -> dict[str, Tensor]:
+    """One optimizer step; returns the objective's scalars."""
+    for group in trained.optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+    losses: dict[str, Tensor] = trained.objective(batch)
+    trained.optimizer.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    if clip_norm:
+        nn.utils.clip_grad_norm_(trained.objective.parameters(), clip_norm)
+    trained.optimizer.step()
+    if trained.ema:
+        trained.ema.update(trained.network)
+    return losses
+
+
+class _Clock:
+    """Images a second, and the share of time spent waiting for them, since the last row."""
+
+    def __init__(self, step: int) -> None:
+        self.since, self.step, self.waited = time.monotonic(), step, 0.0
+
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, with the time until each noted."""
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def rates(self, step: int, batch_size: int) -> Row:
+        """Numbers of the time since the last call."""
+        now = time.monotonic()
+        spent = max(now - self.since, 1e-9)
+        row = {"images_per_second": (step - self.step) * batch_size / spent, "waiting_share": self.waited / spent}
+        self.since, self.step, self.waited = now, step, 0.0
+        return row

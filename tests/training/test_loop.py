@@ -1,0 +1,125 @@
+"""The loop: interrupted anywhere it ends with the same bits; a loss that is not finite never reaches a checkpoint."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stages.lib.core.outcome import Refusal
+from stages.lib.core.runs import Run
+from stages.lib.core.signals import Stopped, Watch
+from stages.lib.training.checkpoint import Keeper
+from stages.lib.training.ema import Ema
+from stages.lib.training.journal import Journal
+from stages.lib.training.loop import Plan, Row, Trained, fit
+
+EPOCHS, STEPS = 3, 5
+
+
+@dataclass(frozen=True)
+class Points:
+    """A batch the loop knows nothing about."""
+
+    images: Tensor
+
+    def to(self, _: torch.device) -> "Points":
+        return self
+
+
+class Regress(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
+
+    def forward(self, batch: Points) -> dict[str, Tensor]:
+        loss = (self.net(batch.images) - batch.images.sum(1, keepdim=True)).square().mean()
+        return {"loss": loss, "half": loss / 2}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL in one process."""
+
+
+def batches(die_at: int | None, bad_at: int | None = None):  # type: ignore[no-untyped-def]
+    def stream(first: int, last: int) -> Iterator[Points]:
+        for step in range(first, last):
+            if step == die_at:
+                raise Killed
+            points = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
+            yield Points(points * float("nan") if step == bad_at else points)
+
+    return stream
+
+
+def train(folder: Path, die_at: int | None = None, bad_at: int | None = None, signum: int | None = None) -> Trained:
+    objective = Regress()
+    optimizer = torch.optim.AdamW([{"params": list(objective.parameters()), "lr_scale": 0.5}], lr=0.0)
+    trained = Trained(objective, objective.net, optimizer, Ema(objective.net, 0.9))
+    plan = Plan(EPOCHS, STEPS, rate=lambda step: 0.01 * (1 + step), clip_norm=1.0, log_steps=2)
+    watch = Watch.__new__(Watch)
+    watch.signum = signum
+
+    def look(step: int) -> Row:
+        return {"val_loss": float(objective.net[0].weight.sum()), "val_top1": float(step)}
+
+    fit(trained, plan, batches(die_at, bad_at), Keeper(folder, 0, 2), Journal(Run(folder, "x"), "t", 15, 1.0), look, watch)
+    return trained
+
+
+def bits(trained: Trained) -> list[bytes]:
+    assert trained.ema is not None
+    return [t.detach().numpy().tobytes() for t in [*trained.network.parameters(), *trained.ema.state_dict().values()]]
+
+
+@pytest.mark.parametrize("die_at", [1, 4, 5, 7, 14])
+def test_fit__killed_and_started_again_ends_with_the_same_bits(tmp_path: Path, die_at: int) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", die_at)
+    resumed = train(tmp_path / "cut")
+    assert bits(resumed) == bits(whole)
+    assert resumed.history == whole.history and len(whole.history) == EPOCHS
+    rows = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("whole", "cut")]
+    assert rows[0] == rows[1]
+
+
+def test_fit__without_the_optimizer_state_the_bits_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of the test above."""
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", 7)
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", lambda *_: None)
+    assert bits(train(tmp_path / "cut")) != bits(whole)
+
+
+def test_fit__history_is_the_mean_over_the_epoch(tmp_path: Path) -> None:
+    history = train(tmp_path).history
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert all(row["half"] == pytest.approx(row["loss"] / 2) for row in history)
+    assert history[-1]["val_top1"] == EPOCHS * STEPS
+
+
+def test_fit__a_loss_that_is_not_finite_is_refused_and_never_saved(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="loss became nan"):
+        train(tmp_path, bad_at=6)
+    state = Keeper(tmp_path, 0, 2).restore(torch.device("cpu"))
+    assert state is not None and state["step"] == 6
+    assert all(bool(torch.isfinite(t).all()) for t in state["objective"].values())
+
+
+def test_fit__asked_to_stop_it_saves_and_leaves(tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match="SIGTERM"):
+        train(tmp_path, signum=signal.SIGTERM)
+    state = Keeper(tmp_path, 0, 2).restore(torch.device("cpu"))
+    assert state is not None and state["step"] == 1
+
+
+def test_plan__looks_about_ten_times_and_at_the_last_epoch() -> None:
+    plan = Plan(epochs=35, steps_per_epoch=1, rate=lambda _: 0.0)
+    looked = [epoch for epoch in range(35) if plan.looks(epoch)]
+    assert looked[-1] == 34 and 10 <= len(looked) <= 13
