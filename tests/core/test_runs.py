@@ -65,7 +65,11 @@ def test_lease__second_process_is_refused_and_a_dead_one_is_not(project: Path) -
         "with runs.open_run('a', None, [], []): print('held', flush=True); time.sleep(60)"
     )
     repo = str(Path(__file__).parents[2])
-    holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, env={"PYTHONPATH": repo, "TUTELAGE_RUNS": str(project / "runs")})
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold],
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": repo, "TUTELAGE_RUNS": str(project / "runs")},
+    )
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
     try:
         with pytest.raises(Refusal, match=f"already running.*process {holder.pid}"), runs.open_run("a", None, [], []):

@@ -24,7 +24,9 @@ def test_restore__newest_of_those_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "digest"])
-def test_restore__passes_over_a_damaged_one_and_says_so(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_restore__passes_over_a_damaged_one_and_says_so(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     for step in (1, 2):
         keeper(tmp_path).save(step, {"step": step})
     newest = keeper(tmp_path).all()[0]

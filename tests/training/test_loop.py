@@ -67,7 +67,15 @@ def train(folder: Path, die_at: int | None = None, bad_at: int | None = None, si
     def look(step: int) -> Row:
         return {"val_loss": float(objective.net[0].weight.sum()), "val_top1": float(step)}
 
-    fit(trained, plan, batches(die_at, bad_at), Keeper(folder, 0, 2), Journal(Run(folder, "x"), "t", 15, 1.0), look, watch)
+    fit(
+        trained,
+        plan,
+        batches(die_at, bad_at),
+        Keeper(folder, 0, 2),
+        Journal(Run(folder, "x"), "t", 15, 1.0),
+        look,
+        watch,
+    )
     return trained
 
 

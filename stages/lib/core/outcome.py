@@ -32,8 +32,11 @@ class Ending:
 def run(stage: str, main: Callable[[], None]) -> NoReturn:
     """Run a stage's main() and leave the process: 0 finished, 2 refused, 128 + signal stopped, 1 anything else.
 
+    `stage` is extended by the first argument of the command line, the item of a foreach stage, unless it names one.
     Log lines go to stderr as they are. A Refusal is shown without a traceback; it alone is not worth a retry.
     """
+    items = [argument.replace("/", "_") for argument in sys.argv[1:2] if not argument.startswith("-")]
+    stage = stage if "@" in stage else "@".join([stage, *items])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     _record(stage, None)
     ending = _ending(stage, main)
@@ -64,9 +67,8 @@ def _record(stage: str, ending: Ending | None) -> None:
     """Replace last_exit.json whole; None removes the one before, so that a kill is not read as that run's success."""
     from stages.lib.core import runs  # not at the top: runs refuses too, so it imports this file
 
-    items = [argument.replace("/", "_") for argument in sys.argv[1:2] if not argument.startswith("-")]
     try:
-        path = runs.root() / "@".join([stage, *items]) / "last_exit.json"
+        path = runs.root() / stage / "last_exit.json"
         if ending is None:
             path.unlink(missing_ok=True)
             return

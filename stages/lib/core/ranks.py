@@ -15,7 +15,9 @@ class Rank:
         """This rank's contiguous part of a global batch. Raises ValueError with the nearest sizes that divide."""
         if batch_size % self.world:
             low = batch_size // self.world * self.world
-            raise ValueError(f"batch_size {batch_size} is not a multiple of {self.world} ranks; try {low or self.world} or {low + self.world}")
+            raise ValueError(
+                f"batch_size {batch_size} is not a multiple of {self.world} ranks; try {low or self.world} or {low + self.world}"
+            )
         share = batch_size // self.world
         return slice(self.index * share, (self.index + 1) * share)
 

@@ -150,7 +150,14 @@ def overview() -> list[tuple[str, str, int, float]]:
     rows = []
     for marker in root().glob("*/*/identity.json"):
         files = [p.stat() for p in marker.parent.rglob("*") if p.is_file()]
-        rows.append((marker.parent.parent.name, marker.parent.name, sum(s.st_size for s in files), max(s.st_mtime for s in files)))
+        rows.append(
+            (
+                marker.parent.parent.name,
+                marker.parent.name,
+                sum(s.st_size for s in files),
+                max(s.st_mtime for s in files),
+            )
+        )
     return sorted(rows, key=lambda row: (row[0], -row[3]))
 
 

@@ -9,11 +9,13 @@ from types import FrameType
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class Stopped(Exception):  # noqa: N818  (a request, not an error)
+class Stopped(Exception):
     """SIGTERM or SIGINT was obeyed: the work is saved and continues with the same command."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command continues from the last checkpoint")
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; the same command continues from the last checkpoint"
+        )
         self.signum = signum
 
 

@@ -8,7 +8,6 @@ from stages.lib.params.frozen import Frozen
 from stages.lib.params.optimizer import Optimizer, Schedule
 from stages.lib.params.views import Probability, Views
 
-
 Kind = Literal["none", "soft", "hard"]
 """none: labels only. soft: KL at temperature tau (eq. 2). hard: cross-entropy with the teacher's argmax (eq. 3)."""
 
@@ -42,7 +41,9 @@ class Distillation(Frozen):
     def agrees(self) -> Self:
         """Combinations the recipes rule out."""
         if self.loss == "bce" and self.label_smoothing:
-            raise ValueError("loss bce needs label_smoothing 0: targets above 0 become 1, smoothing makes every class positive")
+            raise ValueError(
+                "loss bce needs label_smoothing 0: targets above 0 become 1, smoothing makes every class positive"
+            )
         if self.select == "ema" and not self.ema_decay:
             raise ValueError("select: ema needs ema_decay above 0")
         return self

@@ -44,9 +44,13 @@ class Pretrain(Frozen):
     def fits(self) -> Self:
         """Patches tile the image, and at least one stays visible."""
         if self.image_size % self.model.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of model.patch_size {self.model.patch_size}")
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of model.patch_size {self.model.patch_size}"
+            )
         if self.decoder.width % self.decoder.heads:
-            raise ValueError(f"decoder.width {self.decoder.width} is not a multiple of decoder.heads {self.decoder.heads}")
+            raise ValueError(
+                f"decoder.width {self.decoder.width} is not a multiple of decoder.heads {self.decoder.heads}"
+            )
         patches = (self.image_size // self.model.patch_size) ** 2
         if int(patches * (1 - self.mask_ratio)) < 1:
             raise ValueError(f"mask_ratio {self.mask_ratio} leaves none of {patches} patches visible; lower it")

@@ -23,12 +23,14 @@ class RegNetSizes(Frozen):
     @property
     def widths(self) -> list[int]:
         """Channels of each block: w0 * wm ** round(log_wm((w0 + wa * block) / w0)), rounded to multiples of 8."""
-        steps = [round(math.log((self.w0 + self.wa * block) / self.w0) / math.log(self.wm)) for block in range(self.depth)]
+        steps = [
+            round(math.log((self.w0 + self.wa * block) / self.w0) / math.log(self.wm)) for block in range(self.depth)
+        ]
         return [8 * round(self.w0 * self.wm**step / 8) for step in steps]
 
     @model_validator(mode="after")
     def four_stages(self) -> Self:
-        """timm builds exactly four stages, one a width, and groups divide each."""
+        """timm builds exactly four stages, one a width."""
         stages = sorted(set(self.widths))
         if len(stages) != 4:
             raise ValueError(

@@ -85,5 +85,7 @@ class Views(Frozen):
             if self.batch_size % self.replicas:
                 raise ValueError(f"batch_size {self.batch_size} is not a multiple of replicas {self.replicas}")
             if self.mixes and (self.batch_size // self.replicas) % self.mix_group:
-                raise ValueError(f"mix_group {self.mix_group} must divide one replica's batch {self.batch_size // self.replicas}")
+                raise ValueError(
+                    f"mix_group {self.mix_group} must divide one replica's batch {self.batch_size // self.replicas}"
+                )
         return self

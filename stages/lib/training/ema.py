@@ -32,11 +32,17 @@ class Ema:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from saved averages. Raises ValueError if the names differ."""
         if state.keys() != self.average.keys():
-            raise ValueError(f"these averages are of another model; names that differ: {sorted(state.keys() ^ self.average.keys())}")
+            raise ValueError(
+                f"these averages are of another model; names that differ: {sorted(state.keys() ^ self.average.keys())}"
+            )
         for name, value in state.items():
             self.average[name].copy_(value)
 
 
 def _wide(value: Tensor) -> Tensor:
     """Half precision would lose an update of a few parts in 100,000."""
-    return value.detach().to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value.detach()
+    return (
+        value.detach().to(torch.promote_types(value.dtype, torch.float32))
+        if value.is_floating_point()
+        else value.detach()
+    )

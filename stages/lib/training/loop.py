@@ -128,6 +128,7 @@ def fit(
     if state is not None:
         trained.load(state)
         log.info("%s: continuing after step %d of %d", journal.title, trained.step, plan.steps)
+    trained.objective.train()
     with journal.start(trained.step):
         clock = _Clock(trained.step)
         for batch in clock.waiting(batches(trained.step, plan.steps)):

@@ -18,7 +18,10 @@ def prepare(run: Run, system: System) -> torch.device:
     Raises Refusal where the recorded device is not here.
     """
     found = "cuda" if torch.cuda.is_available() else "cpu"
-    wanted = {"device": found if system.device == "auto" else system.device, "threads": system.threads or os.cpu_count() or 1}
+    wanted = {
+        "device": found if system.device == "auto" else system.device,
+        "threads": system.threads or os.cpu_count() or 1,
+    }
     kept = run.recall("machine", wanted)
     if kept != wanted:
         log.info("keeping this run's device and threads %s; the machine or `system` would now choose %s", kept, wanted)

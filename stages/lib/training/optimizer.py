@@ -40,7 +40,9 @@ def decayed(name: str, ndim: int, decay_tokens: Tokens) -> bool:
     return decay_tokens == "all" if last.endswith("_token") else True
 
 
-def groups(model: nn.Module, weight_decay: float, layer_decay: float, decay_tokens: Tokens, depth: int) -> list[dict[str, Any]]:
+def groups(
+    model: nn.Module, weight_decay: float, layer_decay: float, decay_tokens: Tokens, depth: int
+) -> list[dict[str, Any]]:
     """Trainable parameters by (layer, decayed or not), in order of first appearance; ViT-B with layer_decay < 1: 28 groups.
 
     Each group carries `lr_scale` (the loop multiplies the schedule's rate by it) and `names`. layer_decay 1: all one layer,

@@ -12,7 +12,9 @@ def mae_lr(epoch: float, peak: float, min_lr: float, warmup_epochs: float, epoch
     """
     if epoch < warmup_epochs:
         return peak * epoch / warmup_epochs
-    return min_lr + (peak - min_lr) * 0.5 * (1.0 + math.cos(math.pi * (epoch - warmup_epochs) / (epochs - warmup_epochs)))
+    return min_lr + (peak - min_lr) * 0.5 * (
+        1.0 + math.cos(math.pi * (epoch - warmup_epochs) / (epochs - warmup_epochs))
+    )
 
 
 def deit_value(t: int, peak: float, min_lr: float, warmup_lr: float, warmup_epochs: int, epochs: int) -> float:

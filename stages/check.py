@@ -1,0 +1,64 @@
+"""Check params.yaml before anything is spent: every block, block against block, and the installed packages.
+
+in    params.yaml
+out   data/checked   constant, so that a change of a parameter invalidates nothing through this stage
+run   dvc repro -s check; `python -m stages.check --dry` (`make check`) writes nothing and needs no DVC, whose own
+      templating would stumble first over a typo in what dvc.yaml interpolates
+"""
+
+import logging
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from stages.lib.core import load, outcome
+from stages.lib.core.outcome import Refusal
+from stages.lib.params.everything import Everything
+from stages.lib.params.versions import Versions
+
+log = logging.getLogger(__name__)
+CHECKED = Path("data/checked")
+VALID = "params.yaml is valid"
+REMEDY = (
+    "`make setup` installs what requirements.lock pins. If you changed a package on purpose, write its new version "
+    "under `versions:`; the stages that use it then run again."
+)
+
+
+def main() -> None:
+    """Raises Refusal naming everything that is wrong; otherwise writes the constant."""
+    unknown = [argument for argument in sys.argv[1:] if argument != "--dry"]
+    if unknown:
+        raise Refusal(f"python -m stages.check knows --dry only, not {' '.join(unknown)}.")
+    params = load.whole(Everything)
+    compare_versions(params.versions)
+    log.info(VALID)
+    if "--dry" not in sys.argv:
+        CHECKED.parent.mkdir(parents=True, exist_ok=True)
+        CHECKED.write_text(VALID + "\n")
+
+
+def compare_versions(versions: Versions) -> None:
+    """Raises Refusal where an installed package is not the one results are attributed to.
+
+    A local label (+cpu) says how a release was built, not which: it is compared only where `versions` gives one.
+    """
+    wrong = []
+    for package, expected in versions.root.items():
+        found = installed(package)
+        if expected not in (found, found.split("+")[0]):
+            wrong.append(f"  versions.{package} is {expected!r}, installed is {found}")
+    if wrong:
+        raise Refusal("\n".join(["The installed packages are not those of params.yaml:", *wrong, REMEDY]))
+
+
+def installed(package: str) -> str:
+    """The version of an installed distribution, or `not there at all`."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not there at all"
+
+
+if __name__ == "__main__":
+    outcome.run("check", main)

@@ -1,0 +1,95 @@
+"""Train the DeiT student on labels and a teacher's predictions (Touvron et al. 2021, arXiv 2012.12877).
+
+in    data/index/<set>.parquet    where every image lies in the shards
+      data/models/mae             with train.init: mae, its encoder
+      data/models/teacher         with train.teacher: teacher
+out   data/models/student         a timm folder
+      data/history/student.csv    one row an epoch
+      data/samples/student.png    the first training images, as the student and the teacher see them
+      <run root>/distill          checkpoints, metrics.jsonl, TensorBoard (survive a crash, no DVC out)
+run   dvc repro -s distill
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from stages.lib.core import load, outcome, ranks, runs
+from stages.lib.core.signals import Watch
+from stages.lib.data import tiles
+from stages.lib.data.batches import batches
+from stages.lib.data.index import read_index
+from stages.lib.data.normalise import denormalise
+from stages.lib.data.pixels import classifier_pixels
+from stages.lib.data.shards import ShardReader
+from stages.lib.models import architecture, deit, folder
+from stages.lib.objectives.distill import Distill
+from stages.lib.params.system import System
+from stages.lib.params.train import Train
+from stages.lib.training import classifier, history, machine
+from stages.lib.training.classifier import Course, Material
+
+TEACHER, ENCODER, STUDENT = Path("data/models/teacher"), Path("data/models/mae"), Path("data/models/student")
+SHOWN = (4, 12)  # rows and columns of the picture
+
+
+def main() -> None:
+    """Train, or go on training; write the student and what it saw."""
+    set_name = sys.argv[1]
+    cfg, system = load.load("train", Train), load.load("system", System)
+    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    taught = cfg.distill != "none"
+    inputs = [index_path, *([ENCODER] if cfg.init == "mae" else []), *([TEACHER] if taught else [])]
+    watch = Watch()
+    with runs.open_run("distill", None, [cfg], inputs) as run:
+        device = machine.prepare(run, system)
+        material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
+        student = fresh_student(cfg, len(material.train.classes))
+        objective = Distill(
+            student,
+            folder.load(TEACHER)[0] if taught else None,
+            kind=cfg.distill,
+            alpha=cfg.alpha,
+            tau=cfg.tau,
+            divisor=cfg.soft_divisor,
+            loss=cfg.loss,
+            smoothing=cfg.label_smoothing,
+            classes=len(material.train.classes),
+        ).to(device)
+        course = Course(cfg.views, cfg.optimizer, cfg.schedule, cfg.ema_decay, cfg.select, cfg.crop_pct)
+        show_views(cfg, material)
+        rows = classifier.train(
+            "distill", objective, student, partial(deit.mean_logits, student), course, material, run, system, watch
+        )
+        name, arguments = architecture.classifier(cfg.model, cfg.views.image_size, taught)
+        folder.save(student, STUDENT, name, arguments, cfg.views.image_size, cfg.crop_pct, material.train.classes)
+        history.write(Path("data/history/student.csv"), rows)
+
+
+def fresh_student(cfg: Train, classes: int) -> nn.Module:
+    """The student before its first step: from nothing, or from the MAE encoder."""
+    torch.manual_seed(cfg.views.seed)
+    student = deit.create(cfg.model, cfg.views.image_size, classes, cfg.distill != "none", cfg.drop_path)
+    if cfg.init == "mae":
+        deit.from_mae(student, folder.state(ENCODER))
+    deit.fresh_heads(student, classes, cfg.head_std, torch.Generator().manual_seed(cfg.views.seed))
+    return student
+
+
+def show_views(cfg: Train, material: Material) -> None:
+    """Write the first training images of epoch 0 after augmentation, erasing and mixing."""
+    stream = classifier.stream_of(cfg.views, material.train, ShardReader(material.train, material.shards), 0)
+    batch = next(batches(stream, 0, 1, ranks.Rank(), 0, 1))
+    rows, columns = SHOWN
+    seen = denormalise(classifier_pixels(batch)[: rows * columns]).permute(0, 2, 3, 1).numpy()
+    columns = min(columns, len(seen))
+    seen = seen[: len(seen) // columns * columns]
+    tiles.save(Path("data/samples/student.png"), tiles.tiles(np.reshape(seen, (-1, columns, *seen.shape[1:]))))
+
+
+if __name__ == "__main__":
+    outcome.run("distill", main)

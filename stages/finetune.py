@@ -1,0 +1,67 @@
+"""Fine-tune the student at a higher resolution (Touvron et al. 2021, section 5; the teacher runs at that size too).
+
+in    data/index/<set>.parquet    where every image lies in the shards
+      data/models/student         position embeddings are resampled to the larger grid
+      data/models/teacher         unless nothing is distilled
+out   data/models/finetuned       a timm folder
+      data/history/finetuned.csv  one row an epoch
+      <run root>/finetune         checkpoints, metrics.jsonl, TensorBoard (survive a crash, no DVC out)
+run   dvc repro -s finetune
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from stages.lib.core import load, outcome, runs
+from stages.lib.core.signals import Watch
+from stages.lib.data.index import read_index
+from stages.lib.models import architecture, deit, folder
+from stages.lib.objectives.distill import Distill
+from stages.lib.params.distillation import Kind
+from stages.lib.params.finetune import Finetune
+from stages.lib.params.system import System
+from stages.lib.params.train import TrainDistill
+from stages.lib.training import classifier, history, machine
+from stages.lib.training.classifier import Course, Material
+
+TEACHER, STUDENT, FINETUNED = Path("data/models/teacher"), Path("data/models/student"), Path("data/models/finetuned")
+
+
+def main() -> None:
+    """Fine-tune, or go on; write the larger model."""
+    set_name = sys.argv[1]
+    cfg, system = load.load("finetune", Finetune), load.load("system", System)
+    as_train = load.load_item("train", "distill", TrainDistill)
+    kind: Kind = as_train.root if cfg.distill == "as-train" else cfg.distill
+    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    inputs = [index_path, STUDENT, *([TEACHER] if kind != "none" else [])]
+    watch = Watch()
+    with runs.open_run("finetune", None, [cfg, as_train], inputs) as run:
+        device = machine.prepare(run, system)
+        material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
+        student, _ = folder.load(STUDENT)
+        larger = deit.enlarge(student, cfg.views.image_size, cfg.drop_path if cfg.mode == "train" else 0.0)
+        objective = Distill(
+            larger,
+            folder.load(TEACHER)[0] if kind != "none" else None,
+            kind=kind,
+            alpha=cfg.alpha,
+            tau=cfg.tau,
+            divisor=cfg.soft_divisor,
+            loss=cfg.loss,
+            smoothing=cfg.label_smoothing,
+            classes=len(material.train.classes),
+        ).to(device)
+        course = Course(cfg.views, cfg.optimizer, cfg.schedule, cfg.ema_decay, cfg.select, cfg.crop_pct)
+        rows = classifier.train(
+            "finetune", objective, larger, partial(deit.mean_logits, larger), course, material, run, system, watch
+        )
+        classes = material.train.classes
+        name, arguments = architecture.classifier(deit.sizes(larger), cfg.views.image_size, deit.is_distilled(larger))
+        folder.save(larger, FINETUNED, name, arguments, cfg.views.image_size, cfg.crop_pct, classes)
+        history.write(Path("data/history/finetuned.csv"), rows)
+
+
+if __name__ == "__main__":
+    outcome.run("finetune", main)

@@ -1,0 +1,21 @@
+"""From bytes to what every model here sees: ImageNet's mean and standard deviation (recipes: DeiT and MAE alike)."""
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """u8[B,3,H,W] -> f32[B,3,H,W]: (x/255 - mean) / std, torchvision's operations in its order, so the same bits."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return (images.float() / 255 - mean) / std
+
+
+def denormalise(images: Tensor) -> Tensor:
+    """f32[B,3,H,W] normalised -> u8[B,3,H,W] for the eye: the inverse, rounded, clamped to 0..255."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

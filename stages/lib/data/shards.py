@@ -1,0 +1,61 @@
+"""Reads images out of shards at any place, from any number of threads at once."""
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from stages.lib.core.outcome import Refusal
+from stages.lib.data.index import Index
+
+MOST_OPEN = 256  # tars; ImageNet has more than the 1,024 files a process may usually open
+
+
+class ShardReader:
+    """The bytes of an index's images."""
+
+    def __init__(self, index: Index, folder: Path) -> None:
+        self.index, self.folder = index, folder
+        self._open: OrderedDict[str, _Tar] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, i: int) -> bytes:
+        """The image file at row `i` of the index. Raises Refusal where its shard is missing or too short."""
+        name = self.index.shards[self.index.shard_of[i]]
+        offset, size = int(self.index.offset[i]), int(self.index.size[i])
+        data = os.pread(self._tar(name).descriptor, size, offset)
+        if len(data) < size:
+            raise Refusal(
+                f"{self.folder / name} is cut off: {self.index.keys[i]} should have {size:,} bytes at offset {offset:,}, "
+                f"and {len(data):,} are there. {self._remedy()}"
+            )
+        return data
+
+    def _tar(self, name: str) -> "_Tar":
+        """The open tar, among the last used; one that drops out is closed when the last thread has read from it."""
+        with self._lock:
+            tar = self._open.pop(name, None) or self._opened(name)
+            self._open[name] = tar
+            if len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+            return tar
+
+    def _opened(self, name: str) -> "_Tar":
+        try:
+            return _Tar(self.folder / name)
+        except FileNotFoundError:
+            raise Refusal(f"There is no shard {self.folder / name}. {self._remedy()}") from None
+
+    def _remedy(self) -> str:
+        return f"`dvc checkout {self.folder}` restores the shards, `dvc pull {self.folder}` fetches them."
+
+
+class _Tar:
+    """A descriptor that is closed with its last reference."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)

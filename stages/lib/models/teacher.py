@@ -1,0 +1,59 @@
+"""The RegNetY teacher (Radosavovic et al. 2020, arXiv 2003.13678), from timm, and batch statistics by position."""
+
+from typing import Any
+
+import timm
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from stages.lib.params.teacher import RegNetSizes
+
+
+def model_args(sizes: RegNetSizes | None) -> dict[str, Any]:
+    """Overrides of timm's RegNetCfg, as timm.create_model and config.json take them; {} for the architecture's own."""
+    return sizes.model_dump() if sizes else {}
+
+
+def create(architecture: str, sizes: RegNetSizes | None, classes: int) -> nn.Module:
+    """timm's RegNetY with timm's initialisation, from torch's global generator: `torch.manual_seed` first."""
+    return timm.create_model(architecture, num_classes=classes, **model_args(sizes))
+
+
+class GroupedBatchNorm(BatchNormAct2d):
+    """Batch norm (with timm's activation, if any) whose training statistics run over `group` consecutive images.
+
+    Running statistics take the groups in order, so a batch of two groups equals two batches of one. Evaluation and the
+    state dict are as before. Raises ValueError if a training batch is not whole groups.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d, group: int) -> None:
+        super().__init__(norm.num_features, norm.eps, apply_act=False)
+        self.group, self.momentum = group, norm.momentum
+        self.act, self.drop = getattr(norm, "act", nn.Identity()), getattr(norm, "drop", nn.Identity())
+        self._parameters.update(norm._parameters)
+        self._buffers.update(norm._buffers)
+        self.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f[B,C,H,W] -> f[B,C,H,W]."""
+        if not self.training:
+            return super().forward(x)
+        if len(x) % self.group:
+            raise ValueError(f"a batch of {len(x)} images is not whole groups of {self.group} (norm_group)")
+        return torch.cat([super(GroupedBatchNorm, self).forward(part) for part in x.split(self.group)])
+
+
+def group_norm_statistics(model: nn.Module, group: int) -> nn.Module:
+    """Give every batch norm inside `model` statistics over groups of `group` images, in place, and return the model.
+
+    Parameters, buffers and their names stay, so the state dict loads into plain timm. Other than 2-D norms: ValueError.
+    """
+    for name, norm in list(model.named_modules()):
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            continue
+        if not isinstance(norm, nn.BatchNorm2d):
+            raise ValueError(f"{name} is a {type(norm).__name__}; only 2-D batch norms are grouped")
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, GroupedBatchNorm(norm, group))
+    return model

@@ -1,0 +1,99 @@
+"""The page: what happened from raw images to a distilled transformer, in the order of the pipeline."""
+
+from collections.abc import Sequence
+
+from stages.lib.params.report import Report
+from stages.lib.params.sets import Sets
+from stages.lib.reporting import gates, how, markup, models, results, sets, style, tables
+from stages.lib.reporting.inputs import Folder
+from stages.lib.reporting.material import Material, Model, gather
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the browser, too, may fetch nothing
+
+
+def page(report: Report, roles: Sets, folder: Folder) -> str:
+    """The whole HTML document, a pure function of the arguments and the folder's files. Raises Refusal at a damaged file."""
+    found = gather(report, roles, folder)
+    body = "".join(
+        [
+            '<a class="skip" href="#data">Skip to the content</a>',
+            markup.element("header", header(found)),
+            markup.element("main", "".join(part(found) for part in PARTS)),
+            markup.element("footer", FOOTER),
+        ]
+    )
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">'
+        f"<title>{markup.text(report.title)}</title><style>{style.sheet()}</style>"
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def header(found: Material) -> str:
+    """Title, the result in a sentence, a tile a model, and the pipeline."""
+    title = markup.element("h1", markup.text(found.report.title))
+    return title + results.lead(found) + results.tiles(found) + strip(found)
+
+
+def strip(found: Material) -> str:
+    """The pipeline as a row of links, each with how far it got."""
+    steps = [
+        ("Images", "data", "muted", gates.state(found, gates.of_sets(found, "manifest"))),
+        ("Shards", "gates", "muted", gates.state(found, gates.of_sets(found, "shards"))),
+        *(
+            (model.title, model.name, model.colour, gates.state(found, [f"model-{model.name}"]))
+            for model in found.trained()
+        ),
+        ("Transfer", "transfer", "transfer", _measured(found.transferred())),
+        ("Evaluation", "results", "ink", _measured([model for model in found.trained() if model.name != "mae"])),
+    ]
+    items = "".join(
+        markup.element("li", markup.element("a", title + state, href=f"#{place}", style=f"--hue:var(--{hue})"))
+        for title, place, hue, state in steps
+    )
+    return markup.element("nav", markup.element("ol", items, class_="strip"), aria_label="The pipeline")
+
+
+def _measured(models: Sequence[Model]) -> str:
+    """How many of some models have metrics, in a word."""
+    count = sum(model.metrics is not None for model in models)
+    if not count:
+        return markup.element("small", "absent", class_="muted")
+    return markup.element("small", "✓ measured" if count == len(models) else "measured in part", class_="good")
+
+
+def sources(found: Material) -> str:
+    """Where every number came from; it comes last, when everything has been cited."""
+    intro = "A number underlined with dots leads to its line here. Values stand as the file gives them; the page above rounds them."
+    return markup.section(
+        "sources",
+        "Where every number came from",
+        markup.paragraph(intro)
+        + _folded("Every number, its file and its place in it", found.ledger.listing())
+        + _folded("Files read, with their hashes", tables.files(found.folder.read)),
+    )
+
+
+def _folded(title: str, content: str) -> str:
+    return markup.element("details", markup.element("summary", title) + content)
+
+
+PARTS = (
+    sets.section,
+    gates.section,
+    models.teacher,
+    models.mae,
+    models.student,
+    models.finetuned,
+    models.transfer,
+    results.results,
+    results.mistaken,
+    how.load,
+    how.reproduce,
+    sources,
+)
+FOOTER = markup.paragraph(
+    "Made by <code>python -m stages.report</code> from the files listed above and nothing else: no clock, no host, no network. "
+    "The same files give the same page, byte for byte. Rates, times and costs are not results; they lie in the run folders."
+)

@@ -1,0 +1,76 @@
+"""The image sets: what the gate after ingestion counted, and a contact sheet."""
+
+from typing import Any
+
+from stages.lib.reporting import markup, pictures
+from stages.lib.reporting.inputs import Record
+from stages.lib.reporting.material import Material
+
+COUNTED = {
+    "images": "Images",
+    "train_images": "train, to learn from",
+    "val_images": "val, to measure with",
+    "test_images": "test, to choose nothing by",
+    "rejected_images": "Images that could not be decoded",
+    "listed_classes": "Classes",
+    "train_class_ratio": "Largest class over smallest",
+    "copies_inside_splits": "Copies inside a split",
+}
+SEEN = {
+    "width": "Width, pixels",
+    "height": "Height, pixels",
+    "mode": "Mode",
+    "format": "Format",
+    "bytes": "Bytes a file",
+}
+LISTED = 25  # classes listed with their images; more would bury the page
+
+
+def section(found: Material) -> str:
+    """The main set, then the transfer sets."""
+    return markup.section("data", "Raw images", "".join(_one(found, name) for name in found.all_sets()))
+
+
+def _one(found: Material, name: str) -> str:
+    part = "for teacher, pretraining, distillation and fine-tuning" if name == found.sets.main else "for transfer"
+    heading = markup.element("h3", f'{markup.name(name)} <span class="muted">{part}</span>')
+    details = found.gates[f"manifest-{name}"]
+    numbers = counts(found, details) if details else markup.absent("Its manifest has not been through its gate yet.")
+    rejected = markup.code(found.folder.label(f"manifest/{name}-rejected.csv"))
+    caption = "Training images, chosen by the hash of their content."
+    sheet = pictures.picture(found.folder, name, caption, f"Contact sheet: training images of {name} in a grid")
+    note = markup.element(
+        "p", f"Images that could not be decoded are listed with the reason in {rejected}.", class_="note"
+    )
+    right = markup.element("div", sheet + (classes(details) if details else "") + note)
+    return heading + markup.grid([numbers, right], "two")
+
+
+def counts(found: Material, details: Record) -> str:
+    """How many images and classes, and what the files are like."""
+    lines = [(title, details.fact(f"facts.{key}")) for key, title in COUNTED.items()]
+    lines += [(title, details.fact(f"tables.images.columns.{key}.observed")) for key, title in SEEN.items()]
+    return found.ledger.facts("What ingestion found.", lines)
+
+
+def classes(details: Record) -> str:
+    """Images by class and split, of a set with few classes; "" for one with many."""
+    rows = _listed(details)
+    names = list(dict.fromkeys(str(row["class_name"]) for row in rows))
+    if not 0 < len(names) <= LISTED:
+        return ""
+    splits = list(dict.fromkeys(str(row["split"]) for row in rows))
+    images = {(str(row["class_name"]), str(row["split"])): row["images"] for row in rows}
+    lines = [
+        [markup.text(split), *(markup.text(images.get((name, split), markup.DASH)) for name in names)]
+        for split in splits
+    ]
+    return markup.table("Images by split and class.", ["Split", *map(markup.name, names)], lines, details.file)
+
+
+def _listed(details: Record) -> list[dict[str, Any]]:
+    """The gate's table of classes, if it lists one with the columns needed."""
+    columns, rows = details.fact("tables.classes.columns"), details.fact("tables.classes.listed")
+    if not columns or not rows or not {"class_name", "split", "images"} <= set(columns.value):
+        return []
+    return [dict(zip(columns.value, row, strict=False)) for row in rows.value if len(row) == len(columns.value)]

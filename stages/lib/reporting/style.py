@@ -1,0 +1,120 @@
+"""The page's style sheet: one column on a phone, both themes, fit to print."""
+
+HUES = {  # name: (on white, on black)
+    "ink": ("#1c2127", "#e8eaed"),
+    "muted": ("#5a6572", "#9aa5b1"),
+    "line": ("#dde2e7", "#343b43"),
+    "paper": ("#ffffff", "#14171a"),
+    "panel": ("#f5f7f9", "#1c2126"),
+    "teacher": ("#b45309", "#f0a45b"),
+    "mae": ("#7548c9", "#b79cf2"),
+    "student": ("#1f63c4", "#74aaf5"),
+    "finetuned": ("#0b7a5c", "#4fc9a2"),
+    "transfer": ("#b0316f", "#ee86b6"),
+    "good": ("#17753f", "#5fd08f"),
+    "bad": ("#b42318", "#ff8d80"),
+}
+RIGHT, WRONG = "31 99 196", "214 84 20"  # hues of the confusion matrix, readable on both papers
+
+
+def sheet() -> str:
+    """All of it."""
+    light, dark = (";".join(f"--{name}:{pair[theme]}" for name, pair in HUES.items()) for theme in (0, 1))
+    themes = f":root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    printed = f"@media print{{:root{{color-scheme:light;{light}}}}}"
+    levels = range(1, 11)
+    shades = "".join(
+        f".right.h{level}{{background:rgb({RIGHT}/{0.05 + 0.065 * level:.3f})}}"
+        f".wrong.h{level}{{background:rgb({WRONG}/{0.27 + 0.05 * level:.3f})}}"
+        for level in levels
+    )
+    return themes + printed + shades + RULES
+
+
+RULES = """
+*{box-sizing:border-box}
+html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
+header,main,footer{max-width:68rem;margin:0 auto;padding:0 1.25rem}
+header{padding-top:2.5rem}
+footer{padding-bottom:3rem;color:var(--muted);font-size:.875rem}
+h1{font-size:clamp(1.6rem,4.5vw,2.4rem);line-height:1.15;letter-spacing:-.015em;margin:0 0 .6rem}
+h2{font-size:1.35rem;line-height:1.25;margin:3.2rem 0 .5rem;padding-top:1rem;
+border-top:1px solid var(--line);scroll-margin-top:.5rem}
+h3{font-size:1rem;margin:1.6rem 0 .4rem}
+p{margin:.4rem 0 .8rem;max-width:44rem}
+.lead{font-size:1.15rem;line-height:1.5;max-width:50rem}
+.skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:1rem;background:var(--paper)}
+a{color:inherit;text-decoration-color:var(--muted);text-underline-offset:.15em}
+a:focus-visible,summary:focus-visible,.wide:focus-visible{outline:2px solid var(--student);outline-offset:2px}
+.n{text-decoration:underline dotted;text-decoration-thickness:1px;text-decoration-color:var(--muted);
+white-space:nowrap;font-variant-numeric:tabular-nums}
+.n:hover{text-decoration-style:solid}
+code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.86em}
+code{overflow-wrap:break-word}
+pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:.8rem 1rem;overflow-x:auto;line-height:1.45}
+.note{font-size:.84rem}
+.muted,.note,.source,.absent,.none,caption,figcaption{color:var(--muted)}
+.source{font-size:.92em}
+.absent{border-left:3px solid var(--line);padding-left:.8rem}
+.name{overflow-wrap:break-word}td .name{white-space:nowrap}
+.strip{list-style:none;display:flex;flex-wrap:wrap;gap:.5rem 1.35rem;padding:0;margin:1.6rem 0}
+.strip li{position:relative;flex:1 1 6.2rem;min-width:6.2rem}
+.strip li+li::before{content:"\\2192";position:absolute;left:-1.12rem;top:.85rem;color:var(--muted)}
+.strip a{display:block;height:100%;padding:.5rem .6rem;border:1px solid var(--line);
+border-top:3px solid var(--hue,var(--muted));border-radius:6px;background:var(--panel);
+text-decoration:none;font-weight:600;font-size:.88rem;line-height:1.25}
+.strip a:hover{border-color:var(--hue,var(--muted))}
+.strip small{display:block;font-weight:400;margin-top:.15rem}
+.good,.bad{white-space:nowrap}.good{color:var(--good)}.bad{color:var(--bad)}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;margin:1.4rem 0}
+.tile{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.8rem .9rem}
+.tile b{display:block;font-size:.9rem}
+.tile strong .n{font-size:1.65rem;font-weight:650;line-height:1.3;color:var(--hue,var(--ink));text-decoration-color:var(--line)}
+.tile small{display:block;color:var(--muted);font-size:.78rem;line-height:1.35;overflow-wrap:anywhere}
+.meter{position:relative;height:5px;border-radius:3px;background:var(--line);margin:.35rem 0 .5rem}
+.meter i{position:absolute;inset:0 auto 0 0;border-radius:3px;background:var(--hue,var(--muted))}
+.meter u{position:absolute;top:-3px;bottom:-3px;width:2px;background:var(--ink)}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17.5rem),1fr));gap:.5rem 1.6rem}
+.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:.5rem 2rem;align-items:start}
+figure{margin:.8rem 0 1.2rem;min-width:0}
+figcaption,caption{font-size:.84rem;line-height:1.4;text-align:left}
+figcaption{margin-top:.4rem;max-width:44rem}
+figure svg{display:block;width:100%;height:auto;overflow:visible}
+svg *{stroke-linejoin:round;stroke-linecap:butt}
+figure img{display:block;max-width:100%;height:auto;border:1px solid var(--line);background:#fff}
+img.small{image-rendering:pixelated}
+.plot svg{max-width:44rem}
+.wide{overflow-x:auto;margin:.6rem 0 1.2rem}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
+caption{padding:0 0 .35rem}
+th,td{padding:.3rem .6rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
+thead th{color:var(--muted);font-weight:600;vertical-align:bottom;border-bottom-color:var(--muted)}
+tbody th{font-weight:500}
+.num{text-align:right;white-space:nowrap}
+td code,th code{font-size:.8rem}
+tr:has(:target){background:color-mix(in srgb,var(--student) 16%,transparent)}
+.two table:not(.confusion){width:100%}
+tbody th{white-space:nowrap}.place{font-size:.8rem;color:var(--muted)}.facts .num{text-align:left}
+.confusion td,.confusion th{padding:.2rem;border:0;text-align:center;vertical-align:middle}
+.confusion{width:100%;max-width:34rem}
+.confusion td{min-width:1.9rem;height:2.2rem;border:1px solid var(--paper)}
+.confusion tbody th{text-align:right;padding-right:.5rem;max-width:9rem}
+.confusion thead th{max-width:4rem;font-size:.8rem}
+.panels:has(.many){grid-template-columns:1fr}
+.confusion.many td{min-width:.8rem;height:.8rem;padding:0}
+.confusion.many th{font-size:.65rem;line-height:1;padding:0 .3rem 0 0}
+.confusion.many thead th{writing-mode:vertical-rl;padding:.2rem 0}
+.unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+details{border:1px solid var(--line);border-radius:6px;margin:.5rem 0;padding:0 .9rem;min-width:0}
+summary{cursor:pointer;padding:.45rem 0;font-weight:500}
+details[open]>summary{border-bottom:1px solid var(--line);margin-bottom:.6rem}
+@media (max-width:36rem){
+body{font-size:15px}header{padding-top:1.4rem}
+.strip li{flex-basis:42%}.strip li:nth-child(odd)::before{display:none}
+table{font-size:.84rem}th,td{padding-right:.45rem}
+.placed th:last-child,.placed td:last-child{display:none}.tiles{grid-template-columns:1fr 1fr}}
+@media print{
+body{font-size:10pt}header,main,footer{max-width:none;padding:0}h2,figure,tr,.tile{break-inside:avoid}h2{break-after:avoid}
+.wide{overflow:visible}details::details-content{content-visibility:visible;block-size:auto}}
+"""

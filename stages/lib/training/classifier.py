@@ -1,0 +1,167 @@
+"""Train any classifier on labelled views: what teacher, distill, finetune and transfer share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stages.lib.core import ranks
+from stages.lib.core.runs import Run
+from stages.lib.core.signals import Watch
+from stages.lib.data import mixing, order
+from stages.lib.data.augment import classifier_view
+from stages.lib.data.batches import Stream, batches
+from stages.lib.data.crop import evaluation_crop, planes
+from stages.lib.data.each_once import each_once
+from stages.lib.data.index import Index
+from stages.lib.data.normalise import normalise
+from stages.lib.data.shards import ShardReader
+from stages.lib.params.optimizer import Optimizer, Schedule
+from stages.lib.params.system import System
+from stages.lib.params.views import Views
+from stages.lib.training import optimizer as optimizers
+from stages.lib.training import schedule as schedules
+from stages.lib.training.checkpoint import Keeper
+from stages.lib.training.ema import Ema
+from stages.lib.training.journal import Journal
+from stages.lib.training.loop import Plan, Row, Trained, fit
+
+
+@dataclass(frozen=True)
+class Course:
+    """The part of a stage's block that says how long and how fast."""
+
+    views: Views
+    optimizer: Optimizer
+    schedule: Schedule
+    ema_decay: float
+    select: str
+    crop_pct: float
+
+
+@dataclass(frozen=True)
+class Material:
+    """Labelled images: training and validation rows of one set, and where its shards lie."""
+
+    train: Index
+    val: Index
+    shards: Path
+
+
+def stream_of(views: Views, index: Index, reader: ShardReader, depth: int) -> Stream:
+    """The training stream `views` define; depth: blocks with stochastic depth, 0 for none."""
+    group = views.mix_group if views.mixes else 0
+    arranged = group and views.order != "deit"
+
+    def mix(rng: np.random.Generator) -> mixing.Mix:
+        return mixing.draw(
+            rng,
+            views.mixup,
+            views.cutmix,
+            views.mix_prob,
+            views.mix_switch,
+            views.image_size,
+            views.image_size,
+            views.cutmix_box,
+        )
+
+    return Stream(
+        index=index,
+        reader=reader,
+        order=lambda epoch: _order(views, index, epoch),
+        view=classifier_view(views),
+        size=views.image_size,
+        batch_size=views.batch_size,
+        seed=views.seed,
+        depth=depth,
+        arrangement=order.grouped(views.batch_size, group, views.repeats) if arranged else None,
+        mix_group=group,
+        mix=mix if group else None,
+    )
+
+
+def _order(views: Views, index: Index, epoch: int) -> np.ndarray:
+    """i64[positions]: the image at each position of an epoch."""
+    if views.order == "deit":
+        return order.deit(len(index), views.repeats, views.replicas, views.batch_size, epoch)
+    if views.order == "block":
+        return order.repeated(order.block(index.shard_of, views.window, views.seed, epoch), views.repeats)
+    return order.repeated(order.permutation(len(index), views.seed, epoch), views.repeats)
+
+
+def train(
+    title: str,
+    objective: nn.Module,
+    network: nn.Module,
+    logits: Callable[[Tensor], Tensor],
+    course: Course,
+    material: Material,
+    run: Run,
+    system: System,
+    watch: Watch,
+) -> list[Row]:
+    """Train `network`, which lies in `objective`, in place; leave the selected weights in it; returns the history.
+
+    logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures.
+    """
+    views = course.views
+    depth = len(blocks) if isinstance(blocks := getattr(network, "blocks", None), nn.Sequential) else 0  # 0: a convnet
+    stream = stream_of(views, material.train, ShardReader(material.train, material.shards), depth)
+    steps = stream.steps_per_epoch
+    peak = optimizers.peak_lr(course.optimizer, views.batch_size)
+    plan = Plan(
+        epochs=views.epochs,
+        steps_per_epoch=steps,
+        rate=lambda step: schedules.learning_rate(course.schedule, peak, step, steps, views.epochs),
+        clip_norm=course.optimizer.clip_norm,
+        log_steps=system.log_steps,
+    )
+    trained = Trained(
+        objective,
+        network,
+        optimizers.build(course.optimizer, network, depth),
+        Ema(network, course.ema_decay) if course.ema_decay else None,
+    )
+
+    def look(_: int) -> Row:
+        return validate(objective, logits, material, views.image_size, course.crop_pct, system.workers)
+
+    history = fit(
+        trained,
+        plan,
+        lambda first, last: batches(stream, first, last, ranks.current(), system.workers, system.prefetch),
+        Keeper(run.folder, system.checkpoint_seconds, system.keep_checkpoints),
+        Journal(run, title, plan.steps, system.log_seconds),
+        look,
+        watch,
+    )
+    if course.select == "ema" and trained.ema:
+        network.load_state_dict(trained.ema.state_dict())
+        history[-1].update(look(plan.steps))
+    return history
+
+
+@torch.inference_mode()
+def validate(
+    objective: nn.Module,
+    logits: Callable[[Tensor], Tensor],
+    material: Material,
+    size: int,
+    crop_pct: float,
+    workers: int,
+) -> Row:
+    """Is training healthy? Cross-entropy (nats) and top-1 (percent) over the validation split."""
+    index, reader = material.val, ShardReader(material.val, material.shards)
+    device = next(objective.parameters()).device
+    objective.eval()
+    loss, right = 0.0, 0
+    for batch in each_once(index, reader, lambda image: planes(evaluation_crop(image, size, crop_pct)), 256, workers):
+        scores = logits(normalise(batch.images.to(device)))
+        labels = batch.labels.to(device)
+        loss += float(nn.functional.cross_entropy(scores.double(), labels, reduction="sum"))
+        right += int((scores.argmax(1) == labels).sum())
+    objective.train()
+    return {"val_loss": loss / len(index), "val_top1": 100 * right / len(index)}

@@ -1,0 +1,128 @@
+"""Measure a model folder on a split: every image exactly once, prepared as the model's own config.json says."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from stages.lib.core.outcome import Refusal
+from stages.lib.data.crop import evaluation_crop, planes
+from stages.lib.data.each_once import each_once
+from stages.lib.data.index import Index
+from stages.lib.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
+from stages.lib.data.shards import ShardReader
+from stages.lib.models import deit, folder
+from stages.lib.params.system import System
+from stages.lib.training.accuracy import Tally
+from stages.lib.training.device import device_of
+
+RESAMPLING = {mode.name.lower(): mode for mode in Image.Resampling}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From an image to what the model sees."""
+
+    size: int
+    """Side in pixels."""
+    crop_pct: float
+    """Share of the resized shorter side that the centre crop keeps."""
+    interpolation: str
+
+    def view(self, image: Image.Image) -> np.ndarray:
+        """RGB image -> u8[3, size, size]."""
+        return planes(evaluation_crop(image, self.size, self.crop_pct, RESAMPLING[self.interpolation]))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on a split."""
+
+    name: str
+    index: Index
+    preparation: Preparation
+    parameters: int
+    tally: Tally
+
+    def metrics(self) -> dict[str, Any]:
+        """What data/metrics/<model>.json holds; accuracies and agreements in percent, nll in nats."""
+        return {
+            "model": self.name,
+            "set": self.index.set_name,
+            "split": self.index.split,
+            "images": len(self.index),
+            "classes": len(self.index.classes),
+            "image_size": self.preparation.size,
+            "parameters": self.parameters,
+            **self.tally.metrics(),
+        }
+
+
+def model(path: Path, index: Index, shards: Path, batch_size: int, system: System) -> dict[str, Any]:
+    """The metrics of the model folder `path` on the images of `index`. Raises Refusal."""
+    return examine(path, index, shards, batch_size, system).metrics()
+
+
+@torch.inference_mode()
+def examine(path: Path, index: Index, shards: Path, batch_size: int, system: System) -> Measured:
+    """As `model`, with every image's predictions. Deterministic for one machine, thread count and batch size."""
+    network, config = folder.load(path)
+    fits(config, index, path)
+    preparation = preparation_of(config, path)
+    device = device_of(system)
+    network.to(device)
+    tally, rows = Tally(len(index.classes)), []
+    for batch in each_once(index, ShardReader(index, shards), preparation.view, batch_size, system.workers):
+        tally.add(*heads(network, normalise(batch.images.to(device))), batch.labels)
+        rows.append(batch.positions.numpy())
+    assert np.array_equal(np.concatenate(rows), np.arange(len(index))), "an image was left out or came twice"
+    return Measured(path.name, index, preparation, sum(p.numel() for p in network.parameters()), tally)
+
+
+def heads(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """f[B, 3, H, W] -> (class logits f[B, K], the distillation head's or None)."""
+    return deit.heads(network, images) if isinstance(network, VisionTransformer) else (network(images), None)
+
+
+def fits(config: dict[str, Any], index: Index, path: Path) -> None:
+    """Raise Refusal unless the split has images, each key once, and the model knows exactly the classes of the index."""
+    if not len(index):
+        raise Refusal(f"{index.set_name} has no {index.split} images; evaluate.split must name a split that has some.")
+    if len(set(index.keys)) < len(index):
+        raise Refusal(
+            f"the index of {index.set_name} names an image twice; run `dvc repro -s shard@{index.set_name}` again."
+        )
+    names = tuple(config.get("label_names", ()))
+    if names != index.classes:
+        raise Refusal(
+            f"{path} knows {len(names)} classes ({_some(names)}), {index.set_name} has {len(index.classes)} "
+            f"({_some(index.classes)}), and they are not the same. Measure a model on the set it was trained on."
+        )
+
+
+def preparation_of(config: dict[str, Any], path: Path) -> Preparation:
+    """The preprocessing config.json asks for. Raises Refusal for what this pipeline does not do."""
+    wanted = config["pretrained_cfg"]
+    channels, height, width = wanted["input_size"]
+    faults = {
+        f"input_size {wanted['input_size']} (square RGB)": channels != 3 or height != width,
+        f"crop_mode {wanted.get('crop_mode', 'center')} (center)": wanted.get("crop_mode", "center") != "center",
+        f"interpolation {wanted['interpolation']} ({', '.join(RESAMPLING)})": wanted["interpolation"] not in RESAMPLING,
+        f"mean {wanted['mean']} ({list(IMAGENET_MEAN)})": tuple(wanted["mean"]) != IMAGENET_MEAN,
+        f"std {wanted['std']} ({list(IMAGENET_STD)})": tuple(wanted["std"]) != IMAGENET_STD,
+    }
+    if wrong := [fault for fault, present in faults.items() if present]:
+        raise Refusal(
+            f"{path / folder.CONFIG} asks for {'; '.join(wrong)}; in brackets what models are trained with here."
+        )
+    return Preparation(height, wanted["crop_pct"], wanted["interpolation"])
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

@@ -1,0 +1,163 @@
+"""Pretrain a ViT encoder as a masked autoencoder (He et al. 2021, arXiv 2111.06377).
+
+in    data/index/<set>.parquet    where every image lies in the shards; labels are not read
+out   data/models/mae             encoder as a timm ViT, decoder beside it
+      data/history/mae.csv        one row an epoch
+      data/samples/mae.png        original, visible patches, reconstruction of validation images
+      <run root>/pretrain         checkpoints, metrics.jsonl, TensorBoard (survive a crash, no DVC out)
+run   dvc repro -s pretrain
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.lib.core import load, outcome, ranks, runs
+from stages.lib.core.signals import Watch
+from stages.lib.data import order, tiles
+from stages.lib.data.batches import Batch, Stream, batches
+from stages.lib.data.crop import evaluation_crop, planes
+from stages.lib.data.each_once import each_once
+from stages.lib.data.index import Index, read_index
+from stages.lib.data.mae_view import mae_view
+from stages.lib.data.normalise import denormalise, normalise
+from stages.lib.data.randomness import Purpose, generator
+from stages.lib.data.shards import ShardReader
+from stages.lib.models import architecture, folder
+from stages.lib.models.mae import MAE, patchify, unpatchify
+from stages.lib.objectives.reconstruct import Reconstruct
+from stages.lib.params.pretrain import Pretrain
+from stages.lib.params.system import System
+from stages.lib.training import history, machine, optimizer, schedule
+from stages.lib.training.checkpoint import Keeper
+from stages.lib.training.journal import Journal
+from stages.lib.training.loop import Plan, Row, Trained, fit
+
+SHOWN = 8  # reconstructions in the picture
+
+
+def main() -> None:
+    """Train, or go on training; write the encoder, the decoder and what they reconstruct."""
+    set_name = sys.argv[1]
+    cfg, system = load.load("pretrain", Pretrain), load.load("system", System)
+    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    watch = Watch()
+    with runs.open_run("pretrain", None, [cfg], [index_path]) as run:
+        device = machine.prepare(run, system)
+        train, val = read_index(index_path, "train"), read_index(index_path, "val")
+        torch.manual_seed(cfg.seed)
+        mae = MAE(cfg.image_size, cfg.model, cfg.decoder, cfg.mask_ratio)
+        objective = Reconstruct(mae, cfg.norm_pix).to(device)
+        stream = stream_of(cfg, train, ShardReader(train, shards))
+        steps = stream.steps_per_epoch
+        peak = optimizer.peak_lr(cfg.optimizer, cfg.batch_size)
+        plan = Plan(
+            epochs=cfg.epochs,
+            steps_per_epoch=steps,
+            rate=lambda step: schedule.learning_rate(cfg.schedule, peak, step, steps, cfg.epochs),
+            clip_norm=cfg.optimizer.clip_norm,
+            log_steps=system.log_steps,
+        )
+        journal = Journal(run, "pretrain", plan.steps, system.log_seconds)
+        reader = ShardReader(val, shards)
+
+        def look(step: int) -> Row:
+            row, picture = examine(objective, cfg, val, reader, system.workers)
+            journal.picture(step, "reconstructions", picture)
+            return row
+
+        rows = fit(
+            Trained(objective, mae, optimizer.build(cfg.optimizer, mae, cfg.model.depth)),
+            plan,
+            lambda first, last: batches(stream, first, last, ranks.current(), system.workers, system.prefetch),
+            Keeper(run.folder, system.checkpoint_seconds, system.keep_checkpoints),
+            journal,
+            look,
+            watch,
+        )
+        tiles.save(Path("data/samples/mae.png"), examine(objective, cfg, val, reader, system.workers)[1])
+        save(mae, cfg)
+        history.write(Path("data/history/mae.csv"), rows)
+
+
+def stream_of(cfg: Pretrain, index: Index, reader: ShardReader) -> Stream:
+    """Crops and flips in this block's order, with a noise per patch."""
+
+    def epoch_order(epoch: int) -> np.ndarray:
+        if cfg.order == "block":
+            return order.block(index.shard_of, cfg.window, cfg.seed, epoch)
+        return order.permutation(len(index), cfg.seed, epoch)
+
+    view = mae_view(cfg.scale, cfg.ratio, cfg.hflip, cfg.image_size)
+    return Stream(
+        index=index,
+        reader=reader,
+        order=epoch_order,
+        view=lambda image, rng: (view(image, rng), None),
+        size=cfg.image_size,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        patches=(cfg.image_size // cfg.model.patch_size) ** 2,
+    )
+
+
+def examine(
+    objective: Reconstruct, cfg: Pretrain, val: Index, reader: ShardReader, workers: int
+) -> tuple[Row, np.ndarray]:
+    """Mean loss over the validation split with masks fixed by the image's row, and a picture of the first images."""
+    device = next(objective.parameters()).device
+    total, picture = 0.0, np.empty(0)
+    objective.eval()
+    with torch.inference_mode():
+        for batch in each_once(
+            val, reader, lambda image: planes(evaluation_crop(image, cfg.image_size, 1.0)), cfg.batch_size, workers
+        ):
+            batch = with_noise(batch, cfg).to(device)
+            total += float(objective(batch)["loss"]) * len(batch.images)
+            if not picture.size:
+                picture = reconstructions(objective, batch, cfg.norm_pix)
+    objective.train()
+    return {"val_loss": total / len(val)}, picture
+
+
+def with_noise(batch: Batch, cfg: Pretrain) -> Batch:
+    """The batch with a masking noise that depends on the image's row alone."""
+    patches = (cfg.image_size // cfg.model.patch_size) ** 2
+    rows = batch.positions.tolist()
+    noise = np.stack([generator(cfg.seed, 0, row, Purpose.NOISE).random(patches, np.float32) for row in rows])
+    return Batch(batch.images, batch.labels, batch.positions, noise=torch.from_numpy(noise))
+
+
+def reconstructions(objective: Reconstruct, batch: Batch, norm_pix: bool) -> np.ndarray:
+    """u8[H, W, 3]: a row each of originals, visible patches on grey, and predictions of the hidden ones beside the visible."""
+    assert batch.noise is not None
+    patch = objective.mae.patch_size
+    images = normalise(batch.images[:SHOWN])
+    predicted, mask = objective.mae(images, batch.noise[:SHOWN])
+    target = patchify(images, patch)
+    if norm_pix:  # such a model predicts patches with mean 0 and variance 1: put back what it never saw
+        mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
+        predicted = predicted * (var + 1e-6).sqrt() + mean
+    hidden = mask[..., None].bool()
+    visible = torch.where(hidden, torch.zeros_like(target), target)
+    filled = torch.where(hidden, predicted, target)
+    rows = [pixels_of(unpatchify(patches, patch)) for patches in (target, visible, filled)]
+    return tiles.tiles(np.stack(rows))
+
+
+def pixels_of(images: Tensor) -> np.ndarray:
+    """f32[B, 3, H, W] normalised -> u8[B, H, W, 3]."""
+    return denormalise(images).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def save(mae: MAE, cfg: Pretrain) -> None:
+    """The encoder as timm knows it, without a head; the decoder, which timm does not know, beside it."""
+    name, arguments = architecture.encoder(cfg.model, cfg.image_size)
+    folder.save_mae(mae, Path("data/models/mae"), name, arguments, cfg.image_size, cfg.decoder.model_dump())
+
+
+if __name__ == "__main__":
+    outcome.run("pretrain", main)

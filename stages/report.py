@@ -1,0 +1,43 @@
+"""One page that tells what happened, offline, a pure function of its inputs.
+
+in    data/metrics, data/history, data/plots, data/samples, data/gate-details    of the sets and models params.yaml names
+out   data/reports/index.html
+run   dvc repro -s report
+      python -m stages.report --summary     where the page is and the main numbers; writes nothing
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from stages.lib.core import load, outcome, runs
+from stages.lib.core.outcome import Refusal
+from stages.lib.params.report import Report
+from stages.lib.params.sets import Sets
+from stages.lib.reporting.inputs import Folder
+from stages.lib.reporting.page import page
+from stages.lib.reporting.summary import summary
+
+log = logging.getLogger(__name__)
+PAGE = Path("data/reports/index.html")
+
+
+def main() -> None:
+    """Write the page, or say in a few lines what it says."""
+    report, sets = load.load("report", Report), load.load("sets", Sets)
+    folder = Folder(Path("data"))
+    if sys.argv[1:] == ["--summary"]:
+        sys.stdout.write(summary(report, sets, folder, PAGE))
+        return
+    if sys.argv[1:]:
+        raise Refusal(
+            f"unknown argument {sys.argv[1]!r}; use `python -m stages.report` or `python -m stages.report --summary`"
+        )
+    text = page(report, sets, folder)
+    with runs.replace(PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    log.info("%s: %d files read, %.1f MB", PAGE, len(folder.read), len(text) / 1e6)
+
+
+if __name__ == "__main__":
+    outcome.run("report", main)

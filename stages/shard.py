@@ -1,0 +1,109 @@
+"""WebDataset tars, byte-identical on every build and for every number of processes, and their index.
+
+in    data/manifest/<set>.parquet, the raw source (every image is compared with its sha256 while it is copied)
+out   data/shards/<set>/                   <set>-<split>-000000.tar ... and _info.json, as webdataset and timm's `wds/` read them
+      data/index/<set>.parquet             where every image lies (stages/lib/data/index.py)
+      <run root>/shard@<set>/<identity>/   the build: a killed one goes on with the shards it had finished; removed at the end
+run   dvc repro -s shard@<set>
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.lib.core import load, outcome, runs
+from stages.lib.core.signals import Watch
+from stages.lib.data import index_writer, manifest, parallel, raw, shard_writer
+from stages.lib.data.manifest import Row
+from stages.lib.data.parallel import Crew
+from stages.lib.data.plan import Planned, plan
+from stages.lib.data.shard_writer import ENDINGS, Job, Shard
+from stages.lib.params.shard import Shard as Params
+from stages.lib.params.sources import Source
+from stages.lib.params.system import System
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Plan, build, publish. Raises Refusal where the raw images are gone or have changed."""
+    name = sys.argv[1]
+    cfg, system = load.load("shard", Params), load.load("system", System)
+    source = load.load_item("sources", name, Source)
+    watch, place, listed = Watch(), raw.must_exist(raw.locate(source)), Path(f"data/manifest/{name}.parquet")
+    rows, classes = manifest.read(listed)
+    say(name, rows)
+    columns = ([row.key for row in rows], [row.split for row in rows], [row.label for row in rows])
+    planned = plan(name, *columns, cfg.images_per_shard, cfg.seed)
+    with runs.open_run("shard", name, [cfg, source], [listed]) as run:
+        jobs = [Job(place, run.folder / one.name, one.split, [rows[image] for image in one.images]) for one in planned]
+        count = parallel.processes(system.processes, sum(row.bytes for row in rows))
+        crew = Crew(count, watch, system.log_seconds)
+        shards = list(crew.ordered(f"{name}: shards", shard_writer.build, jobs))
+        publish(Path(f"data/shards/{name}"), planned, run.folder)
+        with runs.replace(Path(f"data/index/{name}.parquet")) as temporary:
+            index_writer.write(
+                temporary, [image for shard in shards for image in shard.places], classes, facts(planned, shards)
+            )
+        log.info(
+            "%s: %d images in %d shards, %.1f MB", name, len(rows), len(shards), sum(one.bytes for one in shards) / 1e6
+        )
+        shutil.rmtree(run.folder)
+
+
+def say(name: str, rows: Sequence[Row]) -> None:
+    """What is not stored as it came."""
+    kinds = Counter(row.format for row in rows if row.format not in ENDINGS)
+    for kind, number in kinds.items():
+        log.info(
+            "%s: %d %s images are stored as PNG, pixel for pixel; readers of shards know jpg, png and webp",
+            name,
+            number,
+            kind,
+        )
+
+
+def facts(planned: Sequence[Planned], shards: Sequence[Shard]) -> dict[str, dict[str, Any]]:
+    """The index's metadata about tars."""
+    return {
+        one.name: {"sha256": shard.sha256, "bytes": shard.bytes, "images": len(one.images), "split": one.split}
+        for one, shard in zip(planned, shards, strict=True)
+    }
+
+
+def publish(folder: Path, planned: Sequence[Planned], build: Path) -> None:
+    """Link (or, on another disk, copy) the shards into a new folder beside `folder`, then swap; never half a set under the name."""
+    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for one in planned:
+        try:
+            os.link(build / one.name, new / one.name)
+        except OSError:
+            shutil.copyfile(build / one.name, new / one.name)
+    (new / "_info.json").write_text(json.dumps(info(planned), indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def info(planned: Sequence[Planned]) -> dict[str, Any]:
+    """timm's description of a webdataset: splits with their tars and the number of images in each."""
+    splits: dict[str, Any] = {}
+    for one in planned:
+        split = splits.setdefault(
+            one.split, {"name": one.split, "num_samples": 0, "filenames": [], "shard_lengths": []}
+        )
+        split["num_samples"] += len(one.images)
+        split["filenames"].append(one.name)
+        split["shard_lengths"].append(len(one.images))
+    return {"splits": splits}
+
+
+if __name__ == "__main__":
+    outcome.run("shard", main)

@@ -1,0 +1,58 @@
+"""Fine-tune the trained model on another set (Touvron et al. 2021, Table 7).
+
+in    data/index/<set>.parquet             the set's own images
+      data/models/<transfer.model>         its heads are replaced
+out   data/models/transfer-<set>           a timm folder
+      data/metrics/transfer-<set>.json     on the set's test split, else on its validation split
+      data/history/transfer-<set>.csv      one row an epoch
+      <run root>/transfer@<set>            checkpoints, metrics.jsonl, TensorBoard (survive a crash, no DVC out)
+run   dvc repro -s transfer@<set>
+"""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from stages.lib.core import load, outcome, runs
+from stages.lib.core.signals import Watch
+from stages.lib.data.index import read_index, splits
+from stages.lib.models import architecture, deit, folder
+from stages.lib.objectives.classify import Classify
+from stages.lib.params.system import System
+from stages.lib.params.transfer import Transfer
+from stages.lib.training import classifier, history, machine, measure
+from stages.lib.training.classifier import Course, Material
+
+
+def main() -> None:
+    """Transfer, or go on; write the model and its measured accuracy."""
+    set_name = sys.argv[1]
+    cfg, system = load.load("transfer", Transfer), load.load("system", System)
+    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    origin, name = Path(f"data/models/{cfg.model}"), f"transfer-{set_name}"
+    watch = Watch()
+    with runs.open_run("transfer", set_name, [cfg], [index_path, origin]) as run:
+        device = machine.prepare(run, system)
+        material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
+        classes = material.train.classes
+        student = deit.enlarge(folder.load(origin)[0], cfg.views.image_size, cfg.drop_path)
+        deit.fresh_heads(student, len(classes), cfg.head_std, torch.Generator().manual_seed(cfg.views.seed))
+        objective = Classify(student, deit.mean_logits, len(classes), cfg.label_smoothing).to(device)
+        course = Course(cfg.views, cfg.optimizer, cfg.schedule, cfg.ema_decay, cfg.select, cfg.crop_pct)
+        rows = classifier.train(
+            name, objective, student, partial(deit.mean_logits, student), course, material, run, system, watch
+        )
+        kind, arguments = architecture.classifier(deit.sizes(student), cfg.views.image_size, deit.is_distilled(student))
+        folder.save(student, Path("data/models") / name, kind, arguments, cfg.views.image_size, cfg.crop_pct, classes)
+        history.write(Path(f"data/history/{name}.csv"), rows)
+        split = "test" if "test" in splits(index_path) else "val"
+        metrics = measure.model(Path("data/models") / name, read_index(index_path, split), shards, 256, system)
+        with runs.replace(Path(f"data/metrics/{name}.json")) as temporary:
+            temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    outcome.run("transfer", main)

@@ -1,0 +1,1 @@
+"""The cases of `python -m tests.golden`, one file a subject."""

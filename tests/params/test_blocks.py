@@ -1,0 +1,121 @@
+"""What each block's schema rules out on its own."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+from timm.models.regnet import generate_regnet, model_cfgs
+
+from stages.lib.core import load
+from stages.lib.params.optimizer import Optimizer, Schedule
+from stages.lib.params.pretrain import Pretrain
+from stages.lib.params.sources import Source, Sources
+from stages.lib.params.teacher import Fetched, RegNetSizes, Teacher
+from stages.lib.params.train import Train
+from stages.lib.params.transfer import Transfer
+from stages.lib.params.vit import ViT
+from tests.conftest import ROOT
+
+DEFAULT: dict[str, Any] = load.parse((ROOT / "params.yaml").read_text())
+VIT = {"patch_size": 4, "width": 96, "depth": 4, "heads": 4}
+
+
+def changed(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A copy with some keys changed; a__b is the key b of a."""
+    copy = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for key, value in changes.items():
+        *block, last = key.split("__")
+        (copy[block[0]] if block else copy)[last] = value
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("schema", "values", "changes", "said"),
+    [
+        (ViT, VIT, {"heads": 5}, "width 96 is not a multiple of heads 5"),
+        (ViT, VIT, {"width": 6, "heads": 3}, "width 6 is not a multiple of 4"),
+        (
+            Train,
+            DEFAULT["train"],
+            {"views__image_size": 18},
+            "views.image_size 18 is not a multiple of model.patch_size 4",
+        ),
+        (Train, DEFAULT["train"], {"teacher": "none"}, "needs teacher: teacher"),
+        (Train, DEFAULT["train"], {"loss": "bce"}, "loss bce needs label_smoothing 0"),
+        (Train, DEFAULT["train"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
+        (Transfer, DEFAULT["transfer"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
+        (Teacher, DEFAULT["teacher"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
+        (Teacher, DEFAULT["teacher"], {"norm_group": 48}, "norm_group 48 does not divide views.batch_size 128"),
+        (Teacher, DEFAULT["teacher"], {"optimizer__layer_decay": 0.75}, "layer_decay is for transformers"),
+        (Teacher, DEFAULT["teacher"], {"architecture": "resnet50"}, "architecture"),
+        (Pretrain, DEFAULT["pretrain"], {"image_size": 18}, "image_size 18 is not a multiple of model.patch_size 4"),
+        (Pretrain, DEFAULT["pretrain"], {"decoder__heads": 5}, "is not a multiple of decoder.heads 5"),
+        (Pretrain, DEFAULT["pretrain"], {"mask_ratio": 0.99}, "mask_ratio 0.99 leaves none of 16 patches visible"),
+    ],
+)
+def test_block__rules_out(schema: type[BaseModel], values: dict[str, Any], changes: dict[str, Any], said: str) -> None:
+    schema.model_validate(values)
+    with pytest.raises(ValidationError) as caught:
+        schema.model_validate(changed(values, **changes))
+    assert said in str(caught.value)
+
+
+def test_schedule__whole_epochs_and_a_warmup_rate_belong_to_deit_epoch() -> None:
+    Schedule(kind="mae-step", warmup_epochs=0.5, min_lr=0.0)
+    Schedule(kind="deit-epoch", warmup_epochs=5, min_lr=1e-5, warmup_lr=1e-6)
+    with pytest.raises(ValidationError, match=r"warmup_epochs 0\.5 must be whole"):
+        Schedule(kind="deit-epoch", warmup_epochs=0.5, min_lr=0.0)
+    with pytest.raises(ValidationError, match="warmup_lr is for kind deit-epoch"):
+        Schedule(kind="mae-step", warmup_epochs=5, min_lr=0.0, warmup_lr=1e-6)
+
+
+def test_optimizer__betas_come_from_a_list_and_stay_strict() -> None:
+    plain = {"name": "adamw", "lr": 1e-3, "lr_per": 256, "weight_decay": 0, "decay_tokens": "none"}
+    assert Optimizer.model_validate({**plain, "betas": [0.9, 0.95]}).betas == (0.9, 0.95)
+    for betas in ([0.9], [0.9, 1.0], ["0.9", 0.95], 0.9):
+        with pytest.raises(ValidationError, match="betas"):
+            Optimizer.model_validate({**plain, "betas": betas})
+
+
+@pytest.mark.parametrize("name", ["digits-0-6", "cifar10", "1k"])
+def test_set_names__good(name: str) -> None:
+    assert Sources.model_validate({name: {"layout": "folder", "path": "x"}}).root[name].embedded is None
+
+
+@pytest.mark.parametrize("name", ["Digits", "a_b", "a/b", "-a", "", "a" * 41])
+def test_set_names__bad(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Sources.model_validate({name: {"layout": "folder", "path": "x"}})
+
+
+def test_sources__none_or_an_unknown_layout() -> None:
+    with pytest.raises(ValidationError):
+        Sources.model_validate({})
+    with pytest.raises(ValidationError, match="layout"):
+        Source.model_validate({"layout": "parquet", "path": "x"})
+
+
+@pytest.mark.parametrize(
+    ("digits", "fits"), [("a5fe301d", True), ("0" * 64, True), ("a5fe301", False), ("A5FE301D", False)]
+)
+def test_fetched__takes_a_digest_or_its_first_eight_digits(digits: str, fits: bool) -> None:
+    values = {"path": "teacher.pth", "sha256": digits, "licence": "Apache-2.0"}
+    if fits:
+        assert Fetched.model_validate(values).sha256 == digits
+    else:
+        with pytest.raises(ValidationError, match="sha256"):
+            Fetched.model_validate(values)
+
+
+@pytest.mark.parametrize("name", [name for name in model_cfgs if name.startswith(("regnetx", "regnety"))])
+def test_regnet_sizes__widths_are_timms(name: str) -> None:
+    cfg = model_cfgs[name]
+    sizes = RegNetSizes(
+        depth=cfg.depth, w0=cfg.w0, wa=cfg.wa, wm=cfg.wm, group_size=cfg.group_size, stem_width=cfg.stem_width
+    )
+    assert sizes.widths == generate_regnet(cfg.wa, cfg.w0, cfg.wm, cfg.depth, cfg.group_size)[0]
+
+
+def test_regnet_sizes__three_stages_are_no_regnet() -> None:
+    with pytest.raises(ValidationError, match=r"these sizes make 3 stages, of widths \[24, 48, 96\]"):
+        RegNetSizes(depth=6, w0=24, wa=16.0, wm=2.0, group_size=8, stem_width=16)

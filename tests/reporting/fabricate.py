@@ -1,0 +1,193 @@
+"""A made-up `data` folder as the stages before `report` leave it: every number is invented, every format is theirs."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+CLASSES = [str(digit) for digit in range(7)]
+PARAMS = """
+sets: {main: digits-0-6, transfer: [digits-7-9]}
+report: {title: From raw digits to a distilled transformer, worst_classes: 3}
+"""
+
+
+def whole(root: Path, params: str = PARAMS, classes: list[str] = CLASSES) -> Path:
+    """Everything of a finished run under root/data, with root/params.yaml; returns root/data."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "params.yaml").write_text(params)
+    data = root / "data"
+    for number, model in enumerate(("teacher", "student", "finetuned")):
+        mistakes_of(data, model, classes, wrong=6 - 2 * number)
+        metrics(data, model, "digits-0-6", len(classes), heads=1 if model == "teacher" else 2, top1=96.7442 + number)
+        history(data, model, epochs=15 if model == "teacher" else 30, distilled=model == "student")
+    metrics(data, "transfer-digits-7-9", "digits-7-9", 3, heads=2, top1=98.1308)
+    history(data, "transfer-digits-7-9", epochs=10)
+    history(data, "mae", epochs=40, labelled=False)
+    for name, rows, columns in (("digits-0-6", 6, 8), ("digits-7-9", 6, 8), ("mae", 3, 8), ("student", 4, 8)):
+        picture(data / "samples" / f"{name}.png", rows, columns)
+    for name in ("digits-0-6", "digits-7-9"):
+        gate(data, f"manifest-{name}")
+        gate(data, f"shards-{name}")
+    for name in ("teacher", "mae", "student", "finetuned"):
+        gate(data, f"model-{name}")
+    return data
+
+
+def write_json(path: Path, values: Any) -> None:
+    """As the stages write JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def metrics(data: Path, model: str, set_name: str, classes: int, heads: int, top1: float) -> dict[str, Any]:
+    """data/metrics/<model>.json; every number differs from every other, so that none can stand in for another."""
+
+    def head(shift: float) -> dict[str, float]:
+        many = {"top5": round(99.5 + shift / 10, 4)} if classes > 5 else {}
+        return {
+            "top1": round(top1 + shift, 4),
+            **many,
+            "mean_per_class": round(top1 + shift - 0.3217, 4),
+            "nll": round(0.1 + 0.05 * (100 - top1) / 3 - shift / 20, 6),
+        }
+
+    shifts = (
+        {"class": 0.0}
+        if heads == 1
+        else {"class": -0.4651, "dist": -0.9302, "fused_logits": 0.0, "fused_probs": 0.1551}
+    )
+    values: dict[str, Any] = {
+        "model": model,
+        "set": set_name,
+        "split": "val",
+        "images": 215 if set_name == "digits-0-6" else 107,
+        "classes": classes,
+        "image_size": 24 if model == "finetuned" else 16,
+        "parameters": {"teacher": 213_456, "student": 452_103, "finetuned": 454_119}.get(model, 451_001),
+        "heads": {name: head(shift) for name, shift in shifts.items()},
+    }
+    if heads > 1:
+        values["agreement"] = {"class_dist": 98.1395, "class_fused_logits": 99.0698, "dist_fused_logits": 98.6047}
+    write_json(data / "metrics" / f"{model}.json", values)
+    return values
+
+
+def history(data: Path, model: str, epochs: int, distilled: bool = False, labelled: bool = True) -> None:
+    """data/history/<model>.csv: a falling loss; validated every other epoch."""
+    columns = ["epoch", "loss", "lr", *(["base", "distillation"] if distilled else []), "val_loss"]
+    path = data / "history" / f"{model}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([*columns, *(["val_top1"] if labelled else [])])
+        for epoch in range(epochs):
+            fall = math.exp(-6 * (epoch + 1) / epochs)
+            wave = 0.03 * math.sin(2.3 * epoch)
+            row: list[object] = [
+                epoch,
+                f"{0.4 + 1.5 * fall + wave:.9g}",
+                f"{2e-3 * math.cos(1.5 * epoch / epochs):.9g}",
+            ]
+            row += [f"{0.5 + 1.4 * fall + wave:.9g}", f"{0.3 + 1.6 * fall + wave:.9g}"] if distilled else []
+            seen = epoch % 2 == 1 or epoch == epochs - 1
+            row.append(f"{0.11 + 1.7 * fall:.9g}" if seen else "")
+            row += [f"{97.1 - 80 * fall:.9g}" if seen else ""] if labelled else []
+            table.writerow(row)
+
+
+def mistakes_of(data: Path, model: str, classes: list[str], wrong: int, images: int = 31) -> None:
+    """data/plots/<model>-confusion.csv and -classes.csv: class i is taken for its neighbour `wrong - i` times."""
+    pairs, rows = [], []
+    for number, actual in enumerate(classes):
+        missed = max(0, wrong - number)
+        pairs += [(actual, classes[(number + 1) % len(classes)])] * missed + [(actual, actual)] * (images - missed)
+        rows.append((actual, images, f"{100 * (images - missed) / images:.4f}"))
+    (data / "plots").mkdir(parents=True, exist_ok=True)
+    for kind, head, lines in (
+        ("confusion", ("actual", "predicted"), pairs),
+        ("classes", ("class", "images", "top1"), rows),
+    ):
+        with (data / "plots" / f"{model}-{kind}.csv").open("w", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(head)
+            table.writerows(lines)
+
+
+def picture(path: Path, rows: int, columns: int, size: int = 16) -> None:
+    """A sheet of rings and bars on a white frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = np.full((rows * (size + 1) + 1, columns * (size + 1) + 1, 3), 255, np.uint8)
+    down, right = np.mgrid[:size, :size] - size / 2 + 0.5
+    for place in range(rows * columns):
+        ring = np.abs(np.hypot(down, right) - 2 - place % 5) < 1.2
+        top, left = 1 + place // columns * (size + 1), 1 + place % columns * (size + 1)
+        sheet[top : top + size, left : left + size] = np.where(ring[..., None], 240, 8 * (place % 7))
+    Image.fromarray(sheet).save(path)
+
+
+def gate(data: Path, name: str, passed: bool = True, classes: list[str] = CLASSES) -> dict[str, Any]:
+    """data/gate-details/<gate>.json in the form stages.lib.data.expectations.judge gives."""
+    kind, _, about = name.partition("-")
+    facts: dict[str, Any] = {
+        "manifest": {"set": about, "images": 1082, "train_images": 867, "val_images": 215, "test_images": 0}
+        | {"listed_classes": len(classes), "train_class_ratio": 1.0317460317, "copies_inside_splits": 0},
+        "shards": {"set": about, "images": 1082, "shards": 5, "bytes": 1_843_200},
+        "model": {
+            "model": about,
+            "architecture": "vit_tiny",
+            "parameters": 447_936,
+            "loss_first": 1.9,
+            "val_top1": None,
+        },
+    }[kind]
+    unexpected = [] if passed else [{"key": "3/img<0042>", "split": "train", "offset": 17_920, "label": 9}]
+    lines = [
+        {
+            "table": "images" if kind != "model" else "tensors",
+            "type": "expect_column_values_to_be_between",
+            "kwargs": {"column": "label", "min_value": 0, "max_value": 6},
+            "why": "a label is a number of a class",
+            "success": passed,
+            "observed": "0 to 6" if passed else "0 to 9",
+            "checked": 1082,
+            "unexpected": len(unexpected),
+            "rows": unexpected,
+            "error": None,
+        },
+        {
+            "table": "images",
+            "type": "expect_compound_columns_to_be_unique",
+            "kwargs": {"column_list": ["split", "key"]},
+            "why": "",
+            "success": True,
+            "observed": None,
+            "checked": None,
+            "unexpected": None,
+            "rows": [],
+            "error": None,
+        },
+    ]
+    seen = {"width": "8", "height": "8", "mode": "L 1,082 times", "format": "PNG 1,082 times", "bytes": "121 to 163"}
+    listed = [[split, one, images, 0.1429] for one in classes for split, images in (("train", 124), ("val", 31))]
+    values = {
+        "gate": name,
+        "about": f"What {kind} must be like",
+        "passed": passed,
+        "failed": int(not passed),
+        "facts": facts,
+        "expectations": lines,
+        "tables": {
+            "images": {
+                "rows": 1082,
+                "columns": {key: {"meaning": "", "observed": value} for key, value in seen.items()},
+            },
+            "classes": {"columns": {key: {} for key in ("split", "class_name", "images", "share")}, "listed": listed},
+        },
+    }
+    write_json(data / "gate-details" / f"{name}.json", values)
+    return values

@@ -1,0 +1,70 @@
+"""dvc.yaml tells the truth: every stage declares exactly the code, params and versions it uses."""
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from tests import closure
+
+STAGES = {name: stage.get("do", stage) for name, stage in closure.YML.load(closure.ROOT / "dvc.yaml")["stages"].items()}
+VERSIONS = set(closure.YML.load(closure.ROOT / "params.yaml")["versions"])
+FIX = "run `make deps` and read the diff of dvc.yaml"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage__declares_the_code_it_can_reach(name: str) -> None:
+    declared = sorted(dep for dep in STAGES[name]["deps"] if dep.endswith(".py"))
+    assert declared == closure.code_of(STAGES[name]), FIX
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if not closure.whole_file(STAGES[name])])
+def test_stage__declares_the_params_and_versions_it_uses(name: str) -> None:
+    assert sorted(STAGES[name].get("params", [])) == sorted(closure.params_of(STAGES[name], VERSIONS)), FIX
+
+
+def test_every_stage_file__is_run_by_a_stage() -> None:
+    files = set((closure.ROOT / "stages").glob("*.py")) - {closure.ROOT / "stages" / "__init__.py"}
+    assert files == {closure.entry_of(spec) for spec in STAGES.values()}
+
+
+def test_distribution_names__are_those_pip_knows() -> None:
+    known = importlib.metadata.packages_distributions()
+    for module, distribution in closure.DISTRIBUTION.items():
+        assert distribution in {name.replace("_", "-").lower() for name in known[module]}
+
+
+FLOOR = {"params": 0, "core": 1, "data": 2, "models": 2, "objectives": 3, "training": 3, "reporting": 3}
+
+
+@pytest.mark.parametrize("source", sorted((closure.ROOT / "stages").rglob("*.py")), ids=lambda p: p.stem)
+def test_imports__go_down(source: Path) -> None:
+    """A stage imports lib; lib imports its own shelf or a lower floor; nobody imports a stage."""
+    home = source.relative_to(closure.ROOT).parts
+    for name in closure.imports(source):
+        if not name.startswith("stages."):
+            continue
+        assert name.startswith("stages.lib."), f"{source} imports the stage {name}"
+        if home[1] == "lib":
+            mine, theirs = home[2], name.split(".")[2]
+            assert mine == theirs or FLOOR[theirs] < FLOOR[mine], f"{mine} may not import {theirs} ({source})"
+
+
+def test_closure__sees_a_new_import_and_refuses_what_hides_one(tmp_path: Path) -> None:
+    """Negative controls: the search finds what it should, and code it cannot see through is an error."""
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "a.py").write_text("from stages.b import thing\nimport numpy\n")
+    (tmp_path / "stages" / "b.py").write_text("thing = 1\n")
+    spec = {"cmd": "python -m stages.a x"}
+    assert closure.code_of(spec, tmp_path) == ["stages/a.py", "stages/b.py"]
+    assert closure.closure(tmp_path / "stages" / "a.py", tmp_path)[1] == {"numpy"}
+    for line in (
+        "import importlib\nimportlib.import_module('stages.b')",
+        "exec('import stages.b')",
+        "from . import b",
+        "open(__file__)",
+    ):
+        hidden = tmp_path / "stages" / f"c{abs(hash(line))}.py"
+        hidden.write_text(line + "\n")
+        with pytest.raises(SyntaxError):
+            closure.imports(hidden)
