@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from timm.models.vision_transformer import VisionTransformer
 
 from stages.lib.core import load, outcome, ranks, runs
 from stages.lib.core.signals import Watch
@@ -70,7 +70,7 @@ def main() -> None:
         history.write(Path("data/history/student.csv"), rows)
 
 
-def fresh_student(cfg: Train, classes: int) -> nn.Module:
+def fresh_student(cfg: Train, classes: int) -> VisionTransformer:
     """The student before its first step: from nothing, or from the MAE encoder."""
     torch.manual_seed(cfg.views.seed)
     student = deit.create(cfg.model, cfg.views.image_size, classes, cfg.distill != "none", cfg.drop_path)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.lib.core import load, outcome, runs
+from stages.lib.core import files, load, outcome
 from stages.lib.data.index import read_index
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.params.system import System
@@ -46,7 +46,7 @@ def main() -> None:
     pairs = zip(names[index.labels], names[model.predicted], strict=True)
     write_csv(Path(f"data/plots/{name}-confusion.csv"), ("actual", "predicted"), pairs)
     write_csv(Path(f"data/plots/{name}-classes.csv"), ("class", "images", "top1"), class_rows(measured, model))
-    with runs.replace(Path(f"data/metrics/{name}.json")) as temporary:
+    with files.replace(Path(f"data/metrics/{name}.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n")
     numbers = ", ".join(f"{head} {values['top1']:.2f} %" for head, values in metrics["heads"].items())
     log.info("%s on the %d %s images of %s: top-1 %s", name, len(index), cfg.split, set_name, numbers)
@@ -61,7 +61,7 @@ def write_predictions(path: Path, measured: Measured, heads: dict[str, Judged], 
         "model_top1": pa.array(model.predicted),
         "model_prob": pa.array(model.probability),
     }
-    with runs.replace(path) as temporary:
+    with files.replace(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd")
 
 
@@ -75,7 +75,7 @@ def class_rows(measured: Measured, model: Judged) -> Iterable[tuple[str, int, st
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table for `dvc plots`."""
-    with runs.replace(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with files.replace(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(header)
         table.writerows(rows)

@@ -24,7 +24,7 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-from stages.lib.core import load, outcome, runs
+from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.data.decode import decode
 from stages.lib.data.index import Index, read_index
@@ -50,7 +50,7 @@ def main() -> None:
     predictions = pq.read_table(Path(f"data/predictions/{name}.parquet")).to_pydict()
     with placed(Path(f"data/exported/{name}")) as built:
         for file in (folder.WEIGHTS, folder.CONFIG):
-            with runs.replace(built / file) as temporary:
+            with files.replace(built / file) as temporary:
                 shutil.copyfile(model / file, temporary)
         network = strictly_loaded(built)
         images = min(cfg.parity_images, len(index))
@@ -88,7 +88,7 @@ def placed(target: Path) -> Iterator[Path]:
         if target.exists():
             shutil.rmtree(target)
         built.rename(target)
-        runs.flush_folder(target.parent)
+        files.flush_folder(target.parent)
     finally:
         shutil.rmtree(built, ignore_errors=True)
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from stages.lib.core import load, outcome, runs
+from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Watch
 from stages.lib.data import (
@@ -69,7 +69,7 @@ def main() -> None:
     say(name, rows, [fact for _, fact in good], rejected)
     with RawReader(place) as reader:
         contact_sheet.write(Path(f"data/samples/{name}.png"), rows, reader)
-    with runs.replace(Path(f"data/manifest/{name}.parquet")) as temporary:
+    with files.replace(Path(f"data/manifest/{name}.parquet")) as temporary:
         manifest.write(temporary, rows, layout.classes)
 
 
@@ -101,7 +101,7 @@ def probe_all(place: Path, part: Sequence[tuple[str, int, int, str]]) -> list[Fa
 
 def write_rejected(path: Path, rejected: Sequence[tuple[str, str]]) -> None:
     """member,reason; the header alone where all is well."""
-    with runs.replace(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with files.replace(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("member", "reason"), *rejected])
 
 

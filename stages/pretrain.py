@@ -18,7 +18,8 @@ from torch import Tensor
 from stages.lib.core import load, outcome, ranks, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data import order, tiles
-from stages.lib.data.batches import Batch, Stream, batches
+from stages.lib.data.batch import Batch
+from stages.lib.data.batches import Stream, batches
 from stages.lib.data.crop import evaluation_crop, planes
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index, read_index

@@ -10,7 +10,7 @@ import logging
 import sys
 from pathlib import Path
 
-from stages.lib.core import load, outcome, runs
+from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.report import Report
 from stages.lib.params.sets import Sets
@@ -34,7 +34,7 @@ def main() -> None:
             f"unknown argument {sys.argv[1]!r}; use `python -m stages.report` or `python -m stages.report --summary`"
         )
     text = page(report, sets, folder)
-    with runs.replace(PAGE) as temporary:
+    with files.replace(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
     log.info("%s: %d files read, %.1f MB", PAGE, len(folder.read), len(text) / 1e6)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from stages.lib.core import load, outcome, runs
+from stages.lib.core import files, load, outcome
 from stages.lib.data import embedded, raw, recorded, source_scan
 from stages.lib.data.stat_cache import StatCache
 from stages.lib.params.sources import Source
@@ -41,7 +41,7 @@ def main() -> None:
         else:
             listed, found = recorded.find(name, source.path, place, cache)
             log.warning("%s: the raw images are not at %s; keeping the recorded listing: %s", name, place, found)
-        with runs.replace(Path(f"data/listing/{name}.parquet")) as temporary:
+        with files.replace(Path(f"data/listing/{name}.parquet")) as temporary:
             shutil.copyfile(listed, temporary)
 
 

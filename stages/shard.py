@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.lib.core import load, outcome, runs
+from stages.lib.core import files, load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data import index_writer, manifest, parallel, raw, shard_writer
 from stages.lib.data.manifest import Row
@@ -47,7 +47,7 @@ def main() -> None:
         crew = Crew(count, watch, system.log_seconds)
         shards = list(crew.ordered(f"{name}: shards", shard_writer.build, jobs))
         publish(Path(f"data/shards/{name}"), planned, run.folder)
-        with runs.replace(Path(f"data/index/{name}.parquet")) as temporary:
+        with files.replace(Path(f"data/index/{name}.parquet")) as temporary:
             index_writer.write(
                 temporary, [image for shard in shards for image in shard.places], classes, facts(planned, shards)
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stages.lib.core import load, outcome, runs
+from stages.lib.core import files, load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
 from stages.lib.models import fetched, folder
@@ -44,7 +44,7 @@ def main() -> None:
         objective = Classify(network, forward, len(classes), cfg.label_smoothing)
         course = Course(cfg.views, cfg.optimizer, cfg.schedule, cfg.ema_decay, cfg.select, cfg.crop_pct)
         if cfg.fetch:
-            fetched.load(network, cfg.fetch, runs.raw_root())
+            fetched.load(network, cfg.fetch, files.raw_root())
             found = classifier.validate(
                 objective.to(device), network, material, cfg.views.image_size, cfg.crop_pct, system.workers
             )

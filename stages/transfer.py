@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from stages.lib.core import load, outcome, runs
+from stages.lib.core import files, load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index, splits
 from stages.lib.models import architecture, deit, folder
@@ -50,7 +50,7 @@ def main() -> None:
         history.write(Path(f"data/history/{name}.csv"), rows)
         split = "test" if "test" in splits(index_path) else "val"
         metrics = measure.model(Path("data/models") / name, read_index(index_path, split), shards, 256, system)
-        with runs.replace(Path(f"data/metrics/{name}.json")) as temporary:
+        with files.replace(Path(f"data/metrics/{name}.json")) as temporary:
             temporary.write_text(json.dumps(metrics, indent=1) + "\n")
 
 

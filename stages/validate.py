@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from stages.lib.core import outcome, runs
+from stages.lib.core import files, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.data import expectations, manifest_facts, model_facts, shard_facts, suite
 from stages.lib.reporting import gate_page
@@ -109,7 +109,7 @@ def refusal(details: dict[str, Any], page: Path) -> str:
 
 def write(path: Path, text: str) -> None:
     """Replace a file whole."""
-    with runs.replace(path) as temporary:
+    with files.replace(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

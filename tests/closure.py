@@ -113,7 +113,8 @@ def loads_of(spec: dict[str, Any], root: Path = ROOT) -> set[str]:
             names.add(ast.literal_eval(node.args[0]))
         elif called == "load.load_item":
             key = node.args[1]
-            names.add(f"{ast.literal_eval(node.args[0])}.{key.value if isinstance(key, ast.Constant) else '${key}'}")
+            item = str(key.value) if isinstance(key, ast.Constant) else "${key}"
+            names.add(f"{ast.literal_eval(node.args[0])}.{item}")
     return names - SPEED_ONLY
 
 

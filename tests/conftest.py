@@ -24,3 +24,6 @@ def shared() -> Path:
             f"no reference material at {folder}: set TUTELAGE_SHARED to the folder that holds golden/ and data/"
         )
     return folder.resolve()
+
+
+pytest_plugins = ["tests.workspace"]

@@ -253,22 +253,10 @@ def test_evaluate__refuses_a_repeated_image(project: Path, monkeypatch: pytest.M
         main(monkeypatch, project, "student")
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"label_names": list("gfedcba")}, "not the same"),
-        ({"mean": [0.5, 0.5, 0.5]}, "mean"),
-        ({"crop_mode": "squash"}, "crop_mode squash"),
-        ({"interpolation": "random"}, "interpolation random"),
-    ],
-)
-def test_evaluate__refuses_a_config_it_cannot_honour(
-    project: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: str
-) -> None:
+def test_evaluate__refuses_a_model_of_other_classes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = project / "data/models/student/config.json"
     config = json.loads(path.read_text())
-    (config if "label_names" in change else config["pretrained_cfg"]).update(change)
-    path.write_text(json.dumps(config))
-    with pytest.raises(Refusal, match=words):
+    path.write_text(json.dumps(config | {"label_names": list("gfedcba")}))
+    with pytest.raises(Refusal, match=r"g, f, e \.\.\..*a, b, c \.\.\..*not the same"):
         main(monkeypatch, project, "student")
     assert not (project / "data/metrics/student.json").exists()

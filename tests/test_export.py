@@ -13,7 +13,7 @@ import timm
 import torch
 
 from stages import export
-from stages.lib.core import runs
+from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
 from tests import test_evaluate as small
 
@@ -87,10 +87,10 @@ def test_export__timm_loads_it_and_predicts_the_same(project: Path, monkeypatch:
 
 def test_export__again_gives_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main(monkeypatch)
-    before = runs.sha256(project / "data/exported/student")
+    before = files.sha256(project / "data/exported/student")
     (project / "data/exported/.student.tmp").mkdir()  # of a process that was killed
     main(monkeypatch)
-    assert runs.sha256(project / "data/exported/student") == before
+    assert files.sha256(project / "data/exported/student") == before
     assert [path.name for path in (project / "data/exported").iterdir()] == ["student"]
 
 

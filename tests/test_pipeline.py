@@ -105,7 +105,9 @@ def test_repro__from_nothing_gives_the_same_lock(clean: Path, monkeypatch: pytes
     elsewhere = clean / "data/runs/again"  # no checkpoint to fall back on: everything is really trained again
     monkeypatch.setenv("TUTELAGE_RUNS", str(elsewhere))
     command = [sys.executable, "-m", "dvc", "repro", "--force"]
-    subprocess.run(command, cwd=clean, env={**environment(), "TUTELAGE_RUNS": str(elsewhere)}, check=True, capture_output=True)
+    subprocess.run(
+        command, cwd=clean, env={**environment(), "TUTELAGE_RUNS": str(elsewhere)}, check=True, capture_output=True
+    )
     assert (elsewhere / "distill").is_dir()
     assert (clean / "dvc.lock").read_text() == before
 
@@ -114,7 +116,12 @@ def test_repro__from_nothing_gives_the_same_lock(clean: Path, monkeypatch: pytes
     ("name", "old", "new", "expected"),
     [
         ("stages/lib/reporting/figures.py", '"""', '"""Edited. ', {"report"}),
-        ("stages/lib/reporting/card.py", '"""', '"""Edited. ', {"export@teacher", "export@student", "export@finetuned"}),
+        (
+            "stages/lib/reporting/card.py",
+            '"""',
+            '"""Edited. ',
+            {"export@teacher", "export@student", "export@finetuned"},
+        ),
         ("stages/lib/objectives/distill.py", "class Distill", "# edited\nclass Distill", {"distill", "finetune"}),
         (
             "data/expectations/manifest.json",
@@ -124,7 +131,9 @@ def test_repro__from_nothing_gives_the_same_lock(clean: Path, monkeypatch: pytes
         ),
     ],
 )
-def test_status__names_exactly_what_an_edit_makes_stale(clean: Path, name: str, old: str, new: str, expected: set[str]) -> None:
+def test_status__names_exactly_what_an_edit_makes_stale(
+    clean: Path, name: str, old: str, new: str, expected: set[str]
+) -> None:
     path = clean / name
     text = path.read_text()
     assert old in text
@@ -151,7 +160,9 @@ def test_experiment__one_word_reruns_distill_and_what_follows(clean: Path, kind:
         ("pretrain.mask_ratio=1.5", ["pretrain.mask_ratio", "1.5"]),
     ],
 )
-def test_experiment__a_bad_value_stops_in_check_and_nothing_is_lost(clean: Path, override: str, words: list[str]) -> None:
+def test_experiment__a_bad_value_stops_in_check_and_nothing_is_lost(
+    clean: Path, override: str, words: list[str]
+) -> None:
     before = sorted(path for path in (clean / "data/models").rglob("*"))
     output = dvc(clean, "exp", "run", "-S", override, check=False)
     assert ran(output) == {"check"} and all(word in output for word in words), output

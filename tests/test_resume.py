@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.core import runs
+from stages.lib.core import files
 from tests.workspace import SET, edit, run, start
 
 STUDENT = Path("data/models/student/model.safetensors")
@@ -74,7 +74,7 @@ def test_distill__killed_at_a_random_step_ends_bit_for_bit(taught: Path, undistu
     assert not (folder / STUDENT).exists()
     output = run(folder, "stages.distill", SET)
     assert "continuing after step" in output, f"killed after {step}: {output}"
-    assert runs.sha256(folder / STUDENT) == runs.sha256(undisturbed / STUDENT), f"killed after step {step}"
+    assert files.sha256(folder / STUDENT) == files.sha256(undisturbed / STUDENT), f"killed after step {step}"
     history = Path("data/history/student.csv")
     assert (folder / history).read_text() == (undisturbed / history).read_text()
     assert rows(folder) == rows(undisturbed)
@@ -86,7 +86,7 @@ def test_distill__asked_to_stop_it_saves_and_says_how_to_go_on(taught: Path, und
     ending = json.loads((folder / f"data/runs/distill@{SET}/last_exit.json").read_text())
     assert ending["retryable"] and "continues" in ending["reason"]
     run(folder, "stages.distill", SET)
-    assert runs.sha256(folder / STUDENT) == runs.sha256(undisturbed / STUDENT)
+    assert files.sha256(folder / STUDENT) == files.sha256(undisturbed / STUDENT)
 
 
 def test_distill__a_changed_recipe_starts_fresh(taught: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def test_distill__a_changed_recipe_starts_fresh(taught: Path, undisturbed: Path,
     output = run(folder, "stages.distill", SET)
     assert "continuing" not in output
     assert len(list((folder / "data/runs/distill").glob("*/identity.json"))) == 2
-    assert runs.sha256(folder / STUDENT) != runs.sha256(undisturbed / STUDENT)
+    assert files.sha256(folder / STUDENT) != files.sha256(undisturbed / STUDENT)
 
 
 def test_distill__a_finished_run_is_not_trained_again(undisturbed: Path) -> None:
-    before = runs.sha256(undisturbed / STUDENT)
+    before = files.sha256(undisturbed / STUDENT)
     output = run(undisturbed, "stages.distill", SET)
     assert "continuing after step 16 of 16" in output
-    assert runs.sha256(undisturbed / STUDENT) == before
+    assert files.sha256(undisturbed / STUDENT) == before

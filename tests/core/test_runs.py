@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from stages.lib.core import runs
+from stages.lib.core import files, runs
 from stages.lib.core.outcome import Refusal
 
 
@@ -56,7 +56,7 @@ def test_identity__changes_with(project: Path, change: str) -> None:
 
 
 def test_identity__of_a_foreach_stage(project: Path) -> None:
-    assert runs.identity("b", [], [])[1]["code"] == {"stages/a.py": runs.sha256(project / "stages" / "a.py")}
+    assert runs.identity("b", [], [])[1]["code"] == {"stages/a.py": files.sha256(project / "stages" / "a.py")}
 
 
 def test_lease__second_process_is_refused_and_a_dead_one_is_not(project: Path) -> None:
@@ -84,11 +84,11 @@ def test_lease__second_process_is_refused_and_a_dead_one_is_not(project: Path) -
 def test_replace__leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), runs.replace(path) as temporary:
+    with pytest.raises(OSError, match="disk full"), files.replace(path) as temporary:
         temporary.write_text("ne")
         raise OSError("disk full")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with runs.replace(path) as temporary:
+    with files.replace(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
 
@@ -102,8 +102,8 @@ def test_recall__keeps_the_first_choice(tmp_path: Path) -> None:
 def test_roots__environment_then_dvc_then_here(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("TUTELAGE_RUNS", "TUTELAGE_RAW", "DVC_ROOT"):
         monkeypatch.delenv(variable, raising=False)
-    assert runs.root() == Path("data/runs") and runs.raw_root() == Path("data/raw")
+    assert files.root() == Path("data/runs") and files.raw_root() == Path("data/raw")
     monkeypatch.setenv("DVC_ROOT", "/repo")
-    assert runs.root() == Path("/repo/data/runs")
+    assert files.root() == Path("/repo/data/runs")
     monkeypatch.setenv("TUTELAGE_RAW", "/raw")
-    assert runs.raw_root() == Path("/raw")
+    assert files.raw_root() == Path("/raw")

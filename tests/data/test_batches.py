@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from stages.lib.core.ranks import Rank
-from stages.lib.data.batches import Batch, batches
+from stages.lib.data.batch import Batch
+from stages.lib.data.batches import batches
 from stages.lib.data.index import read_index
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.views import Views

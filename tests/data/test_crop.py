@@ -44,7 +44,9 @@ def timm_boxes(
     for position in range(count):
         with monkeypatch.context() as patch:
             replay(patch, generator(7, 0, position, Purpose.AUGMENT))
-            top, left, h, w = RandomResizedCropAndInterpolation.get_params(Image.new("L", (width, height)), scale, RATIO)
+            top, left, h, w = RandomResizedCropAndInterpolation.get_params(
+                Image.new("L", (width, height)), scale, RATIO
+            )
         boxes.append((left, top, w, h))
     return boxes
 
@@ -132,7 +134,9 @@ ODD = [(500, 375), (333, 217), (217, 333), (225, 224), (224, 224), (97, 640), (3
 
 
 @pytest.mark.parametrize(("width", "height"), ODD)
-@pytest.mark.parametrize(("size", "crop_pct"), [(224, 0.875), (224, 0.9), (224, 1.0), (97, 0.95), (16, 0.875), (16, 1.0)])
+@pytest.mark.parametrize(
+    ("size", "crop_pct"), [(224, 0.875), (224, 0.9), (224, 1.0), (97, 0.95), (16, 0.875), (16, 1.0)]
+)
 def test_evaluation_crop__equals_timms_transform(width: int, height: int, size: int, crop_pct: float) -> None:
     img = picture(width, height)
     timm = create_transform(size, is_training=False, interpolation="bicubic", crop_pct=crop_pct, normalize=False)
@@ -149,14 +153,23 @@ def test_evaluation_crop__negative_control_a_ceiling_differs() -> None:
 def test_planes__are_channel_first_and_own_their_memory() -> None:
     img = picture(5, 3)
     array = planes(img)
-    assert array.shape == (3, 3, 5) and array.dtype == np.uint8 and array.flags["C_CONTIGUOUS"] and array.flags["WRITEABLE"]
+    assert (
+        array.shape == (3, 3, 5)
+        and array.dtype == np.uint8
+        and array.flags["C_CONTIGUOUS"]
+        and array.flags["WRITEABLE"]
+    )
     assert array[2, 1, 4] == img.getpixel((4, 1))[2]  # type: ignore[index]
 
 
 def test_mae_view__replays_timms_crop_and_flip(monkeypatch: pytest.MonkeyPatch) -> None:
     img, view = picture(333, 217), mae_view((0.2, 1.0), RATIO, 0.5, 64)
     timm = tv.Compose(
-        [RandomResizedCropAndInterpolation(64, (0.2, 1.0), RATIO, "bicubic"), tv.RandomHorizontalFlip(0.5), tv.PILToTensor()]
+        [
+            RandomResizedCropAndInterpolation(64, (0.2, 1.0), RATIO, "bicubic"),
+            tv.RandomHorizontalFlip(0.5),
+            tv.PILToTensor(),
+        ]
     )
     for position in range(20):
         ours = view(img, generator(3, 1, position, Purpose.AUGMENT))

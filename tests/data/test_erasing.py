@@ -54,7 +54,9 @@ def test_draw__has_timms_distribution() -> None:
     for mine, timms in zip(areas_and_aspects(ours), areas_and_aspects(theirs), strict=True):
         assert stats.ks_2samp(mine, timms).pvalue > 1e-3
     turned = ours[:, [1, 0, 3, 2]]  # negative control: aspects the other way round, in an image that is not square
-    values = [stats.ks_2samp(*pair).pvalue for pair in zip(areas_and_aspects(turned), areas_and_aspects(theirs), strict=True)]
+    values = [
+        stats.ks_2samp(*pair).pvalue for pair in zip(areas_and_aspects(turned), areas_and_aspects(theirs), strict=True)
+    ]
     assert min(values) < 1e-6
 
 

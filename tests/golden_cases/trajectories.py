@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.lib.data.batches import Batch
+from stages.lib.data.batch import Batch
 from stages.lib.data.mixing import Mix, mix_targets
 from stages.lib.models import deit
 from stages.lib.objectives import distill

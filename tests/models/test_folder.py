@@ -196,7 +196,7 @@ def test_save__a_failure_leaves_the_old_folder_and_no_rest(tmp_path: Path) -> No
     place = tmp_path / "model"
     model = transformer(place)
     (place / "stray").write_text("old")
-    folder.save(model, place, *architecture.classifier(VIT, 12, True), 12, 0.9, NAMES, files={"more.txt": b"new"})
+    folder.save(model, place, *architecture.classifier(VIT, 12, True), 12, 0.9, NAMES, beside={"more.txt": b"new"})
     assert sorted(path.name for path in place.iterdir()) == ["config.json", "model.safetensors", "more.txt"]
     before = {path.name: path.read_bytes() for path in place.iterdir()}
     with pytest.raises(TypeError):

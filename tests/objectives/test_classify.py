@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stages.lib.data.batches import Batch
+from stages.lib.data.batch import Batch
 from stages.lib.data.erasing import Erasure
 from stages.lib.data.mixing import Mix
 from stages.lib.data.normalise import normalise

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib.data.batches import Batch
+from stages.lib.data.batch import Batch
 from stages.lib.data.normalise import normalise
 from stages.lib.models.mae import MAE, patchify
 from stages.lib.objectives.reconstruct import Reconstruct, masked_mean, target

@@ -127,7 +127,9 @@ def test_gate__an_expectation_in_words() -> None:
         "type": "expect_column_values_to_be_between",
         "kwargs": {"column": "label", "min_value": 0},
     }
-    assert read(f"<p>{gates.describe(one)}</p>").text == "images.label values to be between: min_value 0"
+    assert read(f"<p>{gates.describe(one)}</p>").text == "images.label values to be at least 0"
+    one["kwargs"] |= {"max_value": 30000, "mostly": 0.9}
+    assert read(f"<p>{gates.describe(one)}</p>").text == "images.label values to be between 0 and 30,000 (mostly 0.9)"
     assert gates.brief(list(range(999))).endswith(" …") and gates.brief([1, 2]) == "1, 2"
     assert "<" not in gates.describe({"kwargs": {"column": "<x>"}}).replace("<code>", "").replace("</code>", "")
 

@@ -6,6 +6,7 @@ DVC replaces a stage's exit code by its own, so what runs DVC for us reads <run 
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,12 +33,14 @@ class Ending:
 def run(stage: str, main: Callable[[], None]) -> NoReturn:
     """Run a stage's main() and leave the process: 0 finished, 2 refused, 128 + signal stopped, 1 anything else.
 
-    `stage` is extended by the first argument of the command line, the item of a foreach stage, unless it names one.
+    DVC names the stage in $DVC_STAGE; without DVC it is `stage` and the first argument of the command line.
     Log lines go to stderr as they are. A Refusal is shown without a traceback; it alone is not worth a retry.
     """
-    items = [argument.replace("/", "_") for argument in sys.argv[1:2] if not argument.startswith("-")]
-    stage = stage if "@" in stage else "@".join([stage, *items])
+    items = [argument for argument in sys.argv[1:2] if not argument.startswith("-")]
+    here = stage if "@" in stage else "@".join([stage, *items])
+    stage = os.environ.get("DVC_STAGE", here).replace("/", "_")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for every model it loads
     _record(stage, None)
     ending = _ending(stage, main)
     _record(stage, ending)
@@ -65,14 +68,14 @@ def _ending(stage: str, main: Callable[[], None]) -> Ending:
 
 def _record(stage: str, ending: Ending | None) -> None:
     """Replace last_exit.json whole; None removes the one before, so that a kill is not read as that run's success."""
-    from stages.lib.core import runs  # not at the top: runs refuses too, so it imports this file
+    from stages.lib.core import files  # not at the top: runs refuses too, so it imports this file
 
     try:
-        path = runs.root() / stage / "last_exit.json"
+        path = files.root() / stage / "last_exit.json"
         if ending is None:
             path.unlink(missing_ok=True)
             return
-        with runs.replace(path) as temporary:
+        with files.replace(path) as temporary:
             temporary.write_text(json.dumps(asdict(ending), indent=1) + "\n")
     except Exception as error:  # a full disk must not hide what really happened
         log.warning("could not write last_exit.json: %s", error)

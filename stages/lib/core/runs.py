@@ -20,57 +20,8 @@ from typing import Any
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
-
-
-def _under(variable: str, folder: str) -> Path:
-    """$variable, else the folder under the repository DVC runs for (temporary experiments run elsewhere), else under here."""
-    if variable in os.environ:
-        return Path(os.environ[variable])
-    return Path(os.environ.get("DVC_ROOT", ".")) / "data" / folder
-
-
-def root() -> Path:
-    """Folder of all run folders: $TUTELAGE_RUNS, else $DVC_ROOT/data/runs, else data/runs."""
-    return _under("TUTELAGE_RUNS", "runs")
-
-
-def raw_root() -> Path:
-    """Folder that relative source paths start at: $TUTELAGE_RAW, else $DVC_ROOT/data/raw, else data/raw."""
-    return _under("TUTELAGE_RAW", "raw")
-
-
-@contextlib.contextmanager
-def replace(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it and rename it over `path`, so a crash leaves old or new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def flush_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, or of a folder's sorted relative names and file digests."""
-    if path.is_dir():
-        lines = [f"{p.relative_to(path).as_posix()} {sha256(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def declared(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> tuple[list[str], list[str]]:
@@ -90,10 +41,10 @@ def identity(stage: str, params: Sequence[BaseModel], inputs: Sequence[Path]) ->
     versions = YAML(typ="safe").load(Path("params.yaml"))["versions"]
     parts: dict[str, Any] = {
         "stage": stage,
-        "code": {name: sha256(Path(name)) for name in code},
+        "code": {name: files.sha256(Path(name)) for name in code},
         "versions": {name: versions[name] for name in packages},
         "params": [block.model_dump(mode="json") for block in params],
-        "inputs": {path.as_posix(): sha256(path) for path in inputs},
+        "inputs": {path.as_posix(): files.sha256(path) for path in inputs},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16], parts
 
@@ -114,7 +65,7 @@ class Run:
         if path.exists():
             recorded: dict[str, Any] = json.loads(path.read_text())
             return recorded
-        with replace(path) as temporary:
+        with files.replace(path) as temporary:
             temporary.write_text(json.dumps(chosen, indent=2) + "\n")
         return chosen
 
@@ -126,7 +77,7 @@ def open_run(stage: str, item: str | None, params: Sequence[BaseModel], inputs: 
     Raises Refusal when another process holds it: two writers would tear each other's checkpoints.
     """
     name, parts = identity(stage, params, inputs)
-    folder = root() / (f"{stage}@{item}" if item else stage) / name
+    folder = files.root() / (f"{stage}@{item}" if item else stage) / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lease").open("a+") as lease:
         try:
@@ -140,7 +91,7 @@ def open_run(stage: str, item: str | None, params: Sequence[BaseModel], inputs: 
         lease.truncate(0)
         lease.write(f"process {os.getpid()} on {os.uname().nodename}")
         lease.flush()
-        with replace(folder / "identity.json") as temporary:
+        with files.replace(folder / "identity.json") as temporary:
             temporary.write_text(json.dumps(parts, indent=1, sort_keys=True) + "\n")
         yield Run(folder, name)
 
@@ -148,14 +99,14 @@ def open_run(stage: str, item: str | None, params: Sequence[BaseModel], inputs: 
 def overview() -> list[tuple[str, str, int, float]]:
     """(stage, identity, bytes, last change in seconds since the epoch) of every run folder, newest first within a stage."""
     rows = []
-    for marker in root().glob("*/*/identity.json"):
-        files = [p.stat() for p in marker.parent.rglob("*") if p.is_file()]
+    for marker in files.root().glob("*/*/identity.json"):
+        stats = [path.stat() for path in marker.parent.rglob("*") if path.is_file()]
         rows.append(
             (
                 marker.parent.parent.name,
                 marker.parent.name,
-                sum(s.st_size for s in files),
-                max(s.st_mtime for s in files),
+                sum(s.st_size for s in stats),
+                max(s.st_mtime for s in stats),
             )
         )
     return sorted(rows, key=lambda row: (row[0], -row[3]))
@@ -171,7 +122,7 @@ def main(command: str = "list") -> None:
         seen.add(stage)
         sys.stdout.write(f"{stage:24s} {name} {size / 2**20:9.1f} MiB{' (older)' if old else ''}\n")
         if old and command == "prune":
-            shutil.rmtree(root() / stage / name)
+            shutil.rmtree(files.root() / stage / name)
 
 
 if __name__ == "__main__":

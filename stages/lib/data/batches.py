@@ -7,7 +7,6 @@ noise, stochastic depth), so nothing stochastic happens on the device and no gen
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.ranks import Rank
+from stages.lib.data.batch import Batch
 from stages.lib.data.decode import decode
 from stages.lib.data.index import Index
 from stages.lib.data.order import steps_per_epoch
@@ -31,33 +30,6 @@ if TYPE_CHECKING:  # pretraining neither erases nor mixes: those files are no re
     from stages.lib.data.mixing import Mix
 
 View = Callable[[Image.Image, np.random.Generator], "tuple[np.ndarray, Erasure | None]"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's part of a global batch."""
-
-    images: Tensor
-    """u8[B, 3, H, W], RGB."""
-    labels: Tensor
-    """i64[B]."""
-    positions: Tensor
-    """i64[B], places in the epoch's global order."""
-    noise: Tensor | None = None
-    """f32[B, L] uniform in [0, 1): the patches with the smallest stay visible (MAE)."""
-    keep: Tensor | None = None
-    """f32[B, depth, 2] uniform in [0, 1): a residual branch is dropped where it is below the block's rate."""
-    erasures: tuple[tuple[int, Erasure], ...] = ()
-    """(image in this batch, what covers it)."""
-    mixes: tuple[Mix, ...] = ()
-    """One per B / len(mixes) consecutive images; empty: no mixing."""
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on `device`."""
-        moved = {
-            f.name: v.to(device) for f in dataclasses.fields(self) if isinstance(v := getattr(self, f.name), Tensor)
-        }
-        return dataclasses.replace(self, **moved)
 
 
 @dataclass(frozen=True)

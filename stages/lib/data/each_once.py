@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stages.lib.data.batches import Batch
+from stages.lib.data.batch import Batch
 from stages.lib.data.decode import decode
 from stages.lib.data.index import Index
 from stages.lib.data.shards import ShardReader

@@ -1,5 +1,6 @@
 """Holds a suite of expectations against tables of facts with Great Expectations, and says which rows differ."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ def judge(suite: Suite, facts: Mapping[str, pd.DataFrame], guide: Guide, naming:
                        it is not about rows), "rows" (the first SHOWN that break it, as mappings), "error"}],
      "tables": {<table>: {"rows", "columns": {<column>: {"meaning", "observed"}}, "listed": [first rows, as lists]}}}
     """
+    asset = _asset()
     tables: dict[str, dict[str, Any]] = {}
     found: list[dict[str, Any]] = []
     for name, table in facts.items():
@@ -35,9 +37,9 @@ def judge(suite: Suite, facts: Mapping[str, pd.DataFrame], guide: Guide, naming:
             "columns": {column: {"meaning": guide[name][column], "observed": seen[column]} for column in guide[name]},
             "listed": _listed(table[list(guide[name])]),
         }
-        batch = _batch(table)
+        assert isinstance(table.index, pd.RangeIndex)  # rows are found again by place
         found += [
-            {"table": name, **_judged(line, batch, table, seen, naming[name])} for line in suite.tables.get(name, [])
+            {"table": name, **_judged(line, asset, table, seen, naming[name])} for line in suite.tables.get(name, [])
         ]
     whole = list(guide)[-1]
     failed = [line["success"] for line in found].count(False)
@@ -70,9 +72,10 @@ def described(values: pd.Series) -> str:
 
 
 def _judged(
-    line: Expectation, batch: Any, table: pd.DataFrame, seen: Mapping[str, str], naming: tuple[str, ...]
+    line: Expectation, asset: Any, table: pd.DataFrame, seen: Mapping[str, str], naming: tuple[str, ...]
 ) -> dict[str, Any]:
     """One expectation with what was found, the first rows that break it by name."""
+    batch = asset.get_batch({"dataframe": table[_needed(line, table)]})
     found = batch.validate(line.check, result_format=SUMMARY)
     result = found.result
     if condition := line.kwargs.get("row_condition"):
@@ -102,13 +105,21 @@ def _observed(columns: list[str], seen: Mapping[str, str]) -> str:
     return seen[columns[0]] if len(columns) == 1 else "; ".join(f"{column} {seen[column]}" for column in columns)
 
 
-def _batch(table: pd.DataFrame) -> Any:
-    """The table as Great Expectations takes it; rows must be numbered from 0, they are named by place."""
-    assert isinstance(table.index, pd.RangeIndex)
+def _asset() -> Any:
+    """What Great Expectations takes tables from."""
     context = engine().get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_pandas("facts").add_dataframe_asset("table")
-    return asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": table})
+    return (
+        context.data_sources.add_pandas("facts")
+        .add_dataframe_asset("table")
+        .add_batch_definition_whole_dataframe("all")
+    )
+
+
+def _needed(line: Expectation, table: pd.DataFrame) -> list[str]:
+    """The columns an expectation speaks of: Great Expectations copies what it is given, again and again."""
+    words = {*line.columns, *re.findall(r"\w+", str(line.kwargs.get("row_condition", "")))}
+    return [column for column in table if column in words] if line.columns else list(table)
 
 
 def _error(info: Mapping[str, Any]) -> str | None:

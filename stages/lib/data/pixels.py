@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stages.lib.data.batches import Batch
+from stages.lib.data.batch import Batch
 from stages.lib.data.erasing import erase
 from stages.lib.data.mixing import mix_images
 from stages.lib.data.normalise import normalise

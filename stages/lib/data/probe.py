@@ -44,8 +44,11 @@ def _facts(data: bytes) -> Facts:
     with io.BytesIO(data) as file, Image.open(file, formats=FORMATS) as image:
         mode, kind, frames = image.mode, str(image.format), int(getattr(image, "n_frames", 1))
         width, height = image.size
-        exif = _orientation(image)
         to_rgb(image)
+        exif = _orientation(image)  # after decoding: Pillow turns TIFFs upright itself, and then says so
+    if kind == "PNG":  # Pillow decodes pixels without a look at their checksums
+        with io.BytesIO(data) as file, Image.open(file, formats=["PNG"]) as image:
+            image.verify()
     return Facts(width, height, mode, kind, exif, frames)
 
 

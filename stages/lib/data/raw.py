@@ -4,14 +4,14 @@ import hashlib
 import os
 from pathlib import Path
 
-from stages.lib.core import runs
+from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.sources import Source
 
 
 def locate(source: Source) -> Path:
     """Where the source lies; a relative path starts at the raw root."""
-    return runs.raw_root() / Path(source.path).expanduser()
+    return files.raw_root() / Path(source.path).expanduser()
 
 
 def must_exist(path: Path) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from stages.lib.core import runs
+from stages.lib.core import files
 from stages.lib.data.decode import decode
 from stages.lib.data.index_writer import Place
 from stages.lib.data.manifest import Row
@@ -51,9 +51,9 @@ def build(job: Job) -> Shard:
     finished = _finished(job.target, sidecar)
     if finished:
         return finished
-    with runs.replace(job.target) as temporary, RawReader(job.source) as reader, temporary.open("wb") as file:
+    with files.replace(job.target) as temporary, RawReader(job.source) as reader, temporary.open("wb") as file:
         shard = _written(job, reader, file)
-    with runs.replace(sidecar) as temporary:
+    with files.replace(sidecar) as temporary:
         temporary.write_text(json.dumps(asdict(shard)))
     return shard
 
@@ -62,7 +62,7 @@ def _finished(target: Path, sidecar: Path) -> Shard | None:
     """The shard its sidecar tells of, if every byte is there."""
     try:
         found = json.loads(sidecar.read_text())
-        whole = target.stat().st_size == found["bytes"] and runs.sha256(target) == found["sha256"]
+        whole = target.stat().st_size == found["bytes"] and files.sha256(target) == found["sha256"]
         return Shard(found["sha256"], found["bytes"], [Place(*place) for place in found["places"]]) if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

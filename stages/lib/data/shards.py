@@ -23,7 +23,8 @@ class ShardReader:
         """The image file at row `i` of the index. Raises Refusal where its shard is missing or too short."""
         name = self.index.shards[self.index.shard_of[i]]
         offset, size = int(self.index.offset[i]), int(self.index.size[i])
-        data = os.pread(self._tar(name).descriptor, size, offset)
+        tar = self._tar(name)  # held while it is read: another thread's read may drop it from those kept open
+        data = os.pread(tar.descriptor, size, offset)
         if len(data) < size:
             raise Refusal(
                 f"{self.folder / name} is cut off: {self.index.keys[i]} should have {size:,} bytes at offset {offset:,}, "

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stages.lib.core import runs
+from stages.lib.core import files
 from stages.lib.data import listing
 
 VERSION = 1  # raise it when the same source would be listed differently
@@ -45,7 +45,7 @@ class StatCache:
     """The cache of one set."""
 
     def __init__(self, set_name: str) -> None:
-        self.folder = runs.root() / "scan" / set_name
+        self.folder = files.root() / "scan" / set_name
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -93,14 +93,14 @@ class StatCache:
 
     def point_to(self, state: State) -> None:
         """Replace state.json alone."""
-        with runs.replace(self.folder / "state.json") as temporary:
+        with files.replace(self.folder / "state.json") as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(state)))
 
     def _keep(self, temporary: Path, suffix: str) -> str:
-        name = runs.sha256(temporary) + suffix
+        name = files.sha256(temporary) + suffix
         temporary.rename(self.folder / name)
         return name
 
     def _whole(self, name: str) -> bool:
         path = self.folder / name
-        return path.is_file() and runs.sha256(path) == path.stem
+        return path.is_file() and files.sha256(path) == path.stem

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stages.lib.core import runs
+from stages.lib.core import files
 
 BORDER = 1  # pixel, white
 
@@ -23,5 +23,5 @@ def tiles(images: np.ndarray) -> np.ndarray:
 
 def save(path: Path, picture: np.ndarray) -> None:
     """Write u8[H, W, 3] as PNG; the same bytes for the same pixels."""
-    with runs.replace(path) as temporary:
+    with files.replace(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")

@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from stages.lib.core import runs
+from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.teacher import Fetched
 
@@ -18,7 +18,7 @@ def load(network: nn.Module, cfg: Fetched, raw_root: Path) -> None:
         raise Refusal(
             f"teacher.fetch.path {path} is not there. Put the file there, or set teacher.fetch: null to train one."
         )
-    found = runs.sha256(path)
+    found = files.sha256(path)
     if not found.startswith(cfg.sha256):
         raise Refusal(
             f"{path} has sha256 {found}, but teacher.fetch.sha256 is {cfg.sha256}. It is another file or "

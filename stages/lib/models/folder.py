@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from stages.lib.core import runs
+from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -35,12 +35,12 @@ def save(
     class_names: Sequence[str],
     licence: str | None = None,
     notes: Sequence[str] = (),
-    files: Mapping[str, bytes] | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Replace `folder` by this model: all of it appears, or nothing.
 
     architecture, model_args: what timm.create_model builds the model from. class_names: one a class, index = label;
-    empty for an encoder without a head. crop_pct: share of the resized shorter side that evaluation keeps. files: more
+    empty for an encoder without a head. crop_pct: share of the resized shorter side that evaluation keeps. beside: more
     files by name. Raises ValueError if class names and classes do not match.
     """
     if len(class_names) != model.num_classes:
@@ -48,7 +48,7 @@ def save(
     config = describe(model, architecture, model_args, image_size, crop_pct, class_names)
     config["pretrained_cfg"] |= {"license": licence} if licence else {}
     config["pretrained_cfg"] |= {"notes": list(notes)} if notes else {}
-    write(folder, {WEIGHTS: packed(model.state_dict()), CONFIG: text(config), **(files or {})})
+    write(folder, {WEIGHTS: packed(model.state_dict()), CONFIG: text(config), **(beside or {})})
 
 
 def save_mae(
@@ -59,17 +59,17 @@ def save_mae(
     image_size: int,
     decoder: Mapping[str, Any],
 ) -> None:
-    """An MAE: its encoder as timm's model without a head, and beside it what timm does not know.
+    """An MAE: its encoder as timm's model without a head, and decoding it what timm does not know.
 
     decoder.safetensors holds the mask token, the decoder and its positions under the published names, decoder.json its
     sizes as given.
     """
     state = mae.state_dict()
-    beside = {name: tensor for name, tensor in state.items() if name == "mask_token" or name.startswith("decoder_")}
+    decoding = {name: tensor for name, tensor in state.items() if name == "mask_token" or name.startswith("decoder_")}
     encoder = timm.create_model(architecture, num_classes=0, weight_init="skip", **model_args)
-    encoder.load_state_dict({name: tensor for name, tensor in state.items() if name not in beside})
-    files = {"decoder.safetensors": packed(beside), "decoder.json": text(dict(decoder))}
-    save(encoder, folder, architecture, model_args, image_size, 1.0, (), files=files)
+    encoder.load_state_dict({name: tensor for name, tensor in state.items() if name not in decoding})
+    more = {"decoder.safetensors": packed(decoding), "decoder.json": text(dict(decoder))}
+    save(encoder, folder, architecture, model_args, image_size, 1.0, (), beside=more)
 
 
 def describe(
@@ -163,19 +163,19 @@ def text(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def write(folder: Path, files: Mapping[str, bytes]) -> None:
+def write(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write a temporary folder beside `folder`, flush it, and put it in its place."""
     temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        for name, content in files.items():
-            with runs.replace(temporary / name) as path:
+        for name, content in contents.items():
+            with files.replace(temporary / name) as path:
                 path.write_bytes(content)
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
-        runs.flush_folder(folder.parent)
+        files.flush_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -11,7 +11,7 @@ from stages.lib.data.mixing import Mix, mix_targets
 from stages.lib.data.pixels import classifier_pixels
 
 if TYPE_CHECKING:
-    from stages.lib.data.batches import Batch
+    from stages.lib.data.batch import Batch
 
 LogitsOf = Callable[[Any, Tensor, Tensor | None], Tensor]  # of the model given, whatever it is
 

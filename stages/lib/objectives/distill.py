@@ -13,7 +13,7 @@ from stages.lib.models.deit import heads, is_distilled
 from stages.lib.objectives.classify import binary_cross_entropy, soft_cross_entropy, targets_of
 
 if TYPE_CHECKING:
-    from stages.lib.data.batches import Batch
+    from stages.lib.data.batch import Batch
 
 Kind = Literal["none", "soft", "hard"]
 Divisor = Literal["elements", "batch"]

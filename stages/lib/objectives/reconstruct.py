@@ -8,7 +8,7 @@ from stages.lib.data.normalise import normalise
 from stages.lib.models.mae import MAE, patchify
 
 if TYPE_CHECKING:
-    from stages.lib.data.batches import Batch
+    from stages.lib.data.batch import Batch
 
 
 def target(images: Tensor, patch: int, norm_pix: bool) -> Tensor:

@@ -4,9 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.lib.params.frozen import Frozen
+from stages.lib.params.frozen import Frozen, Probability
 from stages.lib.params.optimizer import Optimizer, Schedule
-from stages.lib.params.views import Probability, Views
+from stages.lib.params.views import Views
 
 Kind = Literal["none", "soft", "hard"]
 """none: labels only. soft: KL at temperature tau (eq. 2). hard: cross-entropy with the teacher's argmax (eq. 3)."""

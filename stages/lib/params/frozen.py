@@ -1,6 +1,10 @@
 """The base of every schema: frozen, strict, an unknown key is an error."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Frozen(BaseModel):

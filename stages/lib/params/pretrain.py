@@ -4,9 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.lib.params.frozen import Frozen
+from stages.lib.params.frozen import Frozen, Probability
 from stages.lib.params.optimizer import Optimizer, Schedule
-from stages.lib.params.views import Probability
 from stages.lib.params.vit import ViT
 
 

@@ -5,9 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.lib.params.frozen import Frozen
+from stages.lib.params.frozen import Frozen, Probability
 
-Probability = Annotated[float, Field(ge=0, le=1)]
 RANDAUGMENT = re.compile(r"rand-m(?P<m>\d+(\.\d+)?)(-n(?P<n>\d+))?(-mstd(?P<std>\d+(\.\d+)?))?-inc1")
 
 

@@ -83,7 +83,7 @@ def _curves(axes: Any, title: str, unit: str, lines: Sequence[Line]) -> None:
 def accuracies(marks: Sequence[Mark]) -> str:
     """Top-1 of every model and head with its interval as SVG, a row each; "" without marks."""
     height = 0.62 + 0.24 * len(marks)
-    return _draw((5.6, height), "Top-1 of every model and head", lambda axes: _accuracies(axes, marks)) if marks else ""
+    return _draw((4.2, height), "Top-1 of every model and head", lambda axes: _accuracies(axes, marks)) if marks else ""
 
 
 def _accuracies(axes: Any, marks: Sequence[Mark]) -> None:
@@ -93,7 +93,7 @@ def _accuracies(axes: Any, marks: Sequence[Mark]) -> None:
         axes.plot(mark.interval, (row, row), color=colour, linewidth=1.4)
         axes.plot([mark.value], [row], "o", color=colour, markersize=6, fillstyle="full" if mark.filled else "none")
     axes.set_yticks(list(rows), [mark.label for mark in marks])
-    axes.set(ylim=(len(marks) - 0.4, -0.6), xlabel="top-1, percent of images (line: 95 % interval)")
+    axes.set(ylim=(len(marks) - 0.4, -0.6), xlabel="top-1, percent of images")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
     axes.spines["left"].set_visible(False)

@@ -60,10 +60,11 @@ def expectations(details: Record) -> list[Mapping[str, Any]]:
 
 
 def _checks(name: str, details: Record) -> str:
-    """A gate's checks, open where one failed."""
+    """A gate's checks, folded unless one failed."""
     rows = [_check(one) for one in expectations(details)]
-    head = ["Check", "State", "Observed", "Rows looked at", "Rows against it", "Why"]
-    content = markup.table(markup.text(details.values.get("about", "What it checked.")), head, rows, details.file)
+    head = ["Check", "State", "Observed", "Rows against it"]
+    about = markup.text(details.values.get("about", ""))
+    content = markup.table(about, head, rows, details.file, class_="checks")
     bad = "".join(_named(one) for one in expectations(details) if one.get("rows"))
     opened = None if passed(details) else "open"
     summary = markup.element("summary", f"What {markup.name(name)} checked")
@@ -72,30 +73,40 @@ def _checks(name: str, details: Record) -> str:
 
 def _check(one: Mapping[str, Any]) -> list[str]:
     word = '<span class="good">✓</span>' if one.get("success") is True else '<span class="bad">✗ failed</span>'
+    why = markup.element("small", markup.text(one["why"])) if one.get("why") else ""
     observed = one.get("error") or one.get("observed")
     seen = markup.DASH if observed in (None, "") else markup.text(brief(observed))
-    counts = [f"{one[key]:,}" if isinstance(one.get(key), int) else markup.DASH for key in ("checked", "unexpected")]
-    return [describe(one), word, seen, *counts, markup.text(one.get("why") or "")]
+    return [describe(one) + why, word, seen, _against(one)]
+
+
+def _against(one: Mapping[str, Any]) -> str:
+    """`3 of 1,083`; a dash for a check that is not about rows."""
+    bad, checked = one.get("unexpected"), one.get("checked")
+    return f"{bad:,} of {checked:,}" if isinstance(bad, int) and isinstance(checked, int) else markup.DASH
 
 
 def describe(one: Mapping[str, Any]) -> str:
-    """An expectation's table, columns and limits: images.label values to be between: min_value 0."""
+    """An expectation in words, such as `images.width` values to be between 4 and 30,000."""
     kwargs = one.get("kwargs")
     limits = dict(kwargs) if isinstance(kwargs, dict) else {}
     columns = [str(limits.pop(key)) for key in ("column", "column_A", "column_B") if key in limits]
     columns += [str(column) for column in limits.pop("column_list", [])]
-    table = str(one.get("table", ""))
-    about = f"{table}.{', '.join(columns)}" if columns else table
-    kind = str(one.get("type", "")).removeprefix("expect_").removeprefix("column_").replace("_", " ")
-    told = ", ".join(f"{key} {brief(value)}" for key, value in limits.items())
-    return f"{markup.code(about)} {markup.text(kind)}{f': {markup.text(told)}' if told else ''}"
+    about = ".".join(part for part in (str(one.get("table", "")), ", ".join(columns)) if part)
+    words = str(one.get("type", "")).removeprefix("expect_").removeprefix("column_").replace("_", " ")
+    low, high = limits.pop("min_value", None), limits.pop("max_value", None)
+    if low is not None and high is not None:
+        words += f" {brief(low)} and {brief(high)}"
+    elif low is not None or high is not None:
+        words = words.removesuffix("between") + (f"at least {brief(low)}" if high is None else f"at most {brief(high)}")
+    told = ", ".join(f"{key.replace('_', ' ')} {brief(value)}" for key, value in limits.items())
+    return f"{markup.code(about)} {markup.text(words)}{markup.text(f' ({told})' if told else '')}"
 
 
 def brief(value: Any, longest: int = 120) -> str:
     """A value in one line; a long one is cut, and says so."""
     if isinstance(value, list):
-        value = ", ".join(str(one) for one in value)
-    shown = str(value)
+        value = ", ".join(str(one) for one in value) or "nothing"
+    shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return shown if len(shown) <= longest else f"{shown[:longest]} …"
 
 

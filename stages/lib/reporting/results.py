@@ -67,7 +67,7 @@ def results(found: Material) -> str:
     table = tables.side_by_side([(model.title, metrics) for model, metrics in measured], found.ledger)
     marks = [mark for model, metrics in measured for mark in _marks(model, metrics)]
     files = ", ".join(metrics.file for _, metrics in measured)
-    caption = "Filled: the model's own answer. Hollow: one of its heads."
+    caption = "Filled: the model's own answer. Hollow: one of its heads. Lines: 95 % intervals."
     plot = markup.figure(figures.accuracies(marks), caption, files, "plot")
     return markup.section("results", "Every model side by side", intro + table + plot)
 

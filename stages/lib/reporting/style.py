@@ -84,10 +84,10 @@ figure svg{display:block;width:100%;height:auto;overflow:visible}
 svg *{stroke-linejoin:round;stroke-linecap:butt}
 figure img{display:block;max-width:100%;height:auto;border:1px solid var(--line);background:#fff}
 img.small{image-rendering:pixelated}
-.plot svg{max-width:44rem}
+.plot svg{max-width:32rem}
 .wide{overflow-x:auto;margin:.6rem 0 1.2rem}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-caption{padding:0 0 .35rem}
+caption{padding:0 0 .35rem}.wide caption{max-width:min(44rem,90vw)}
 th,td{padding:.3rem .6rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 thead th{color:var(--muted);font-weight:600;vertical-align:bottom;border-bottom-color:var(--muted)}
 tbody th{font-weight:500}
@@ -95,7 +95,10 @@ tbody th{font-weight:500}
 td code,th code{font-size:.8rem}
 tr:has(:target){background:color-mix(in srgb,var(--student) 16%,transparent)}
 .two table:not(.confusion){width:100%}
-tbody th{white-space:nowrap}.place{font-size:.8rem;color:var(--muted)}.facts .num{text-align:left}
+tbody th{white-space:nowrap}.checks{width:100%}.checks tbody th{white-space:normal;width:52%}
+.checks tbody th,.checks td{overflow-wrap:anywhere}.checks small{display:block;font-weight:400;color:var(--muted)}
+.checks th:nth-child(n+2){white-space:nowrap}
+.place{font-size:.8rem;color:var(--muted)}.facts .num{text-align:left}
 .confusion td,.confusion th{padding:.2rem;border:0;text-align:center;vertical-align:middle}
 .confusion{width:100%;max-width:34rem}
 .confusion td{min-width:1.9rem;height:2.2rem;border:1px solid var(--paper)}

@@ -68,7 +68,7 @@ def agreement(metrics: Record, ledger: Ledger) -> str:
 
 def side_by_side(models: Sequence[tuple[str, Record]], ledger: Ledger) -> str:
     """Every measured model, (title, metrics), a row each."""
-    head = ["Model", "Set", "Images", "Pixels", "Parameters", *TOPS.values(), "95 % interval", "File"]
+    head = ["Model", *TOPS.values(), "95 % interval", "Set", "Images", "Pixels", "Parameters", "File"]
     rows = [_row(title, metrics, ledger) for title, metrics in models]
     caption = (
         "Top-1 of every model by head, in the order of the pipeline; the interval is that of the model's own answer."
@@ -81,7 +81,7 @@ def _row(title: str, metrics: Record, ledger: Ledger) -> list[str]:
     sizes = [ledger.number(metrics.fact(key)) for key in ("images", "image_size", "parameters")]
     facts = [metrics.fact(f"heads.{head}.top1") for head in TOPS]
     tops = [ledger.percent(fact) if fact else NO_SUCH_HEAD for fact in facts]
-    return [markup.name(title), where or ABSENT, *sizes, *tops, spread(metrics, ledger), markup.code(metrics.file)]
+    return [markup.name(title), *tops, spread(metrics, ledger), where or ABSENT, *sizes, markup.code(metrics.file)]
 
 
 def spread(metrics: Record, ledger: Ledger) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from stages.lib.core import runs
+from stages.lib.core import files
 
 log = logging.getLogger(__name__)
 DIGEST = 64  # hex characters of sha256
@@ -35,7 +35,7 @@ class Keeper:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         payload = buffer.getbuffer()
-        with runs.replace(self._path(step)) as temporary, temporary.open("wb") as file:
+        with files.replace(self._path(step)) as temporary, temporary.open("wb") as file:
             file.write(payload)
             file.write(hashlib.sha256(payload).hexdigest().encode())
         for old in self.all()[self.keep :]:

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from stages.lib.core import runs
+from stages.lib.core import files
 
 FIRST, LAST = ["epoch", "loss", "lr"], ["val_loss", "val_top1"]
 
@@ -12,7 +12,7 @@ def write(path: Path, rows: list[dict[str, float]]) -> None:
     """Write rows with columns epoch, loss, lr, others by name, val_loss, val_top1; an epoch without a value has an empty cell."""
     names = {name for row in rows for name in row}
     columns = FIRST + sorted(names - set(FIRST + LAST)) + [name for name in LAST if name in names]
-    with runs.replace(path) as temporary, temporary.open("w", newline="") as file:
+    with files.replace(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.DictWriter(file, columns, lineterminator="\n")
         table.writeheader()
         for row in rows:

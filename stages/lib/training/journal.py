@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from stages.lib.core import runs
+from stages.lib.core import files
 from stages.lib.core.runs import Run
 
 log = logging.getLogger(__name__)
@@ -81,5 +81,5 @@ def forget_after(path: Path, step: int) -> None:
     for line in path.read_text().splitlines(keepends=True):
         if line.endswith("\n") and json.loads(line)["step"] <= step:
             kept.append(line)
-    with runs.replace(path) as temporary:
+    with files.replace(path) as temporary:
         temporary.write_text("".join(kept))

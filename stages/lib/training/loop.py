@@ -23,7 +23,7 @@ from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
 
 if TYPE_CHECKING:
-    from stages.lib.data.batches import Batch
+    from stages.lib.data.batch import Batch
 
 log = logging.getLogger(__name__)
 Row = dict[str, float]

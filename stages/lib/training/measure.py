@@ -90,9 +90,7 @@ def heads(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def fits(config: dict[str, Any], index: Index, path: Path) -> None:
-    """Raise Refusal unless the split has images, each key once, and the model knows exactly the classes of the index."""
-    if not len(index):
-        raise Refusal(f"{index.set_name} has no {index.split} images; evaluate.split must name a split that has some.")
+    """Raise Refusal unless every key of the index is there once and the model knows exactly the classes of the index."""
     if len(set(index.keys)) < len(index):
         raise Refusal(
             f"the index of {index.set_name} names an image twice; run `dvc repro -s shard@{index.set_name}` again."

@@ -1,0 +1,43 @@
+"""A batch of images and everything random about them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:  # pretraining neither erases nor mixes: those files are no reason to pretrain again
+    from stages.lib.data.erasing import Erasure
+    from stages.lib.data.mixing import Mix
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch."""
+
+    images: Tensor
+    """u8[B, 3, H, W], RGB."""
+    labels: Tensor
+    """i64[B]."""
+    positions: Tensor
+    """i64[B], places in the epoch's global order."""
+    noise: Tensor | None = None
+    """f32[B, L] uniform in [0, 1): the patches with the smallest stay visible (MAE)."""
+    keep: Tensor | None = None
+    """f32[B, depth, 2] uniform in [0, 1): a residual branch is dropped where it is below the block's rate."""
+    erasures: tuple[tuple[int, Erasure], ...] = ()
+    """(image in this batch, what covers it)."""
+    mixes: tuple[Mix, ...] = ()
+    """One per B / len(mixes) consecutive images; empty: no mixing."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on `device`."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)

@@ -1,0 +1,82 @@
+"""Index and shard reader: the right bytes at any place, and words for what is missing."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from stages.lib.core.outcome import Refusal
+from stages.lib.data import shards as shards_module
+from stages.lib.data.index import read_index, splits
+from stages.lib.data.shards import ShardReader
+from tests.data.raw_project import RawProject, png, raw_project
+
+__all__ = ["raw_project"]
+
+
+@pytest.fixture
+def made(raw_project: RawProject) -> RawProject:
+    raw_project.tree(
+        {
+            f"{split}/{name}/{n}.png": png(hash_of(split, name, n))
+            for split in ("train", "test", "val")
+            for name in "ab"
+            for n in range(5)
+        }
+    )
+    raw_project.params("shard", images_per_shard=3)
+    return raw_project.run("scan", "ingest", "shard")
+
+
+def hash_of(split: str, name: str, number: int) -> int:
+    return ["train", "test", "val"].index(split) * 100 + "ab".index(name) * 10 + number
+
+
+def test_index__arrays_and_metadata(made: RawProject) -> None:
+    index = made.index("val")
+    assert (index.set_name, index.split, index.classes, len(index)) == ("things", "val", ("a", "b"), 10)
+    assert index.shards == tuple(f"things-val-{n:06d}.tar" for n in range(4))
+    assert index.shard_of.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+    kinds = [index.labels.dtype, index.shard_of.dtype, index.offset.dtype, index.size.dtype, index.orientation.dtype]
+    assert kinds == [np.int64, np.int32, np.int64, np.int64, np.int8]
+    assert splits(made.folder / "data/index/things.parquet") == ("train", "val", "test")
+
+
+def test_read__every_image_from_many_threads(made: RawProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards_module, "MOST_OPEN", 1)  # a tar is dropped while another thread reads from it
+    index = made.index("train")
+    reader = ShardReader(index, made.shards)
+    before = len(os.listdir("/proc/self/fd"))
+    places = np.random.default_rng(0).integers(0, len(index), 400).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(reader.read, places))
+    for place, data in zip(places, found, strict=True):
+        _, name, number = index.keys[place].split("/")
+        assert data == png(hash_of("train", name, int(number)))
+        assert index.labels[place] == "ab".index(name)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_read__names_what_is_missing(made: RawProject) -> None:
+    index = made.index("train")
+    tar = made.shards / index.shards[0]
+    data = tar.read_bytes()
+    tar.chmod(0o644)
+    tar.write_bytes(data[: int(index.offset[2]) + 10])
+    with pytest.raises(
+        Refusal,
+        match=rf"{index.shards[0]} is cut off: {index.keys[2]} .* at offset {int(index.offset[2]):,}, and 10 are",
+    ):
+        ShardReader(index, made.shards).read(2)
+    tar.unlink()
+    with pytest.raises(Refusal, match=rf"no shard .*{index.shards[0]}.*dvc checkout"):
+        ShardReader(index, made.shards).read(0)
+
+
+def test_index__names_what_exists(made: RawProject) -> None:
+    path = made.folder / "data/index/things.parquet"
+    with pytest.raises(Refusal, match="no split 'valid', only train, val, test"):
+        read_index(path, "valid")
+    with pytest.raises(Refusal, match="dvc repro -s shard@other"):
+        read_index(path.with_name("other.parquet"), "train")
