@@ -1,6 +1,8 @@
 """Index and shard reader: the right bytes at any place, and words for what is missing."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -80,3 +82,10 @@ def test_index__names_what_exists(made: RawProject) -> None:
         read_index(path, "valid")
     with pytest.raises(Refusal, match="dvc repro -s shard@other"):
         read_index(path.with_name("other.parquet"), "train")
+
+
+def test_index__reading_it_does_not_import_pandas(made: RawProject) -> None:
+    """Half a second of every training stage's start."""
+    code = "import sys; from pathlib import Path; from stages.lib.data.index import read_index\n"
+    code += "index = read_index(Path('data/index/things.parquet'), 'val'); sys.exit(len(index) != 10 or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=made.folder).returncode == 0

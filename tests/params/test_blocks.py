@@ -45,7 +45,7 @@ def changed(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (Train, DEFAULT["train"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
         (Transfer, DEFAULT["transfer"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
         (Teacher, DEFAULT["teacher"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
-        (Teacher, DEFAULT["teacher"], {"norm_group": 48}, "norm_group 48 does not divide views.batch_size 128"),
+        (Teacher, DEFAULT["teacher"], {"norm_group": 48}, "norm_group 48 does not divide views.batch_size 64"),
         (Teacher, DEFAULT["teacher"], {"optimizer__layer_decay": 0.75}, "layer_decay is for transformers"),
         (Teacher, DEFAULT["teacher"], {"architecture": "resnet50"}, "architecture"),
         (Pretrain, DEFAULT["pretrain"], {"image_size": 18}, "image_size 18 is not a multiple of model.patch_size 4"),

@@ -65,7 +65,7 @@ def train(folder: Path, die_at: int | None = None, bad_at: int | None = None, si
     watch.signum = signum
 
     def look(step: int) -> Row:
-        return {"val_loss": float(objective.net[0].weight.sum()), "val_top1": float(step)}
+        return {"val_loss": float(objective.net[0].weight.detach().sum()), "val_top1": float(step)}
 
     fit(
         trained,
