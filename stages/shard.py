@@ -20,10 +20,11 @@ from typing import Any
 from stages.lib.core import files, load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data import index_writer, manifest, parallel, raw, shard_writer
+from stages.lib.data.endings import ENDINGS
 from stages.lib.data.manifest import Row
 from stages.lib.data.parallel import Crew
 from stages.lib.data.plan import Planned, plan
-from stages.lib.data.shard_writer import ENDINGS, Job, Shard
+from stages.lib.data.shard_writer import Job, Shard
 from stages.lib.params.shard import Shard as Params
 from stages.lib.params.sources import Source
 from stages.lib.params.system import System

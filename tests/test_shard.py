@@ -20,7 +20,7 @@ from stages.lib.data import shard_writer
 from stages.lib.data.decode import decode
 from stages.lib.data.parallel import Crew
 from stages.lib.data.shards import ShardReader
-from tests.data.raw_project import RawProject, encoded, folder_of, picture, png, raw_project, tar_of
+from tests.data.raw_project import ROOT, RawProject, encoded, folder_of, picture, png, raw_project, tar_of
 
 __all__ = ["raw_project"]
 ODD = {
@@ -258,3 +258,23 @@ def test_shard__a_slice_of_tiny_imagenet(raw_project: RawProject, shared: Path) 
         assert data == files[f"{key}.JPEG"]
         assert index.labels[place] == label_of[key.split("/")[-1] + ".JPEG"]
         assert decode(data).size == Image.open(io.BytesIO(data)).size == (64, 64)
+
+
+def test_shard__odd_formats_pass_the_gate_and_one_changed_byte_does_not(
+    made: RawProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIF, BMP and TIFF are stored as PNG: the gate must not take that for damage."""
+    from stages import validate
+
+    (made.folder / "data/expectations").symlink_to(ROOT / "data/expectations")
+    monkeypatch.chdir(made.folder)
+    monkeypatch.setattr("sys.argv", ["validate", "shards", "things"])
+    validate.main()
+    assert (made.folder / "data/gates/shards-things.json").is_file()
+    tar = next((made.folder / "data/shards/things").glob("*train-000000.tar"))
+    data = bytearray(tar.read_bytes())
+    data[600] ^= 1
+    tar.unlink()
+    tar.write_bytes(data)
+    with pytest.raises(Refusal, match="stays shut"):
+        validate.main()

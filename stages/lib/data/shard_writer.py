@@ -17,12 +17,11 @@ from PIL import Image
 
 from stages.lib.core import files
 from stages.lib.data.decode import decode
+from stages.lib.data.endings import ENDINGS
 from stages.lib.data.index_writer import Place
 from stages.lib.data.manifest import Row
 from stages.lib.data.raw import RawReader
 
-ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Pillow's format -> ending of bytes that are stored as they are; timm reads `jpg;png;webp`. MPO is a JPEG with more behind it."""
 BLOCK, RECORD = 512, 10240  # bytes; tar pads members to blocks and itself to records
 
 

@@ -57,7 +57,7 @@ pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;paddi
 .muted,.note,.source,.absent,.none,caption,figcaption{color:var(--muted)}
 .source{font-size:.92em}
 .absent{border-left:3px solid var(--line);padding-left:.8rem}
-.name{overflow-wrap:break-word}td .name{white-space:nowrap}
+.name{overflow-wrap:break-word}td .name{overflow-wrap:anywhere}
 .strip{list-style:none;display:flex;flex-wrap:wrap;gap:.5rem 1.35rem;padding:0;margin:1.6rem 0}
 .strip li{position:relative;flex:1 1 6.2rem;min-width:6.2rem}
 .strip li+li::before{content:"\\2192";position:absolute;left:-1.12rem;top:.85rem;color:var(--muted)}
