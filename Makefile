@@ -33,6 +33,7 @@ check: setup
 
 lint: setup
 	ruff check .
+	ruff format --check --quiet .
 	mypy
 
 # Rewrite the lists in dvc.yaml: the code, params and versions every stage uses.
