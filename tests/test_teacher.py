@@ -9,9 +9,10 @@ import safetensors.torch
 import torch
 
 from stages.lib.models import folder, teacher
+from stages.lib.params.teacher import RegNetSizes
 from tests.workspace import SET, edit, run
 
-SIZES = {"depth": 6, "w0": 24, "wa": 24.0, "wm": 2.0, "group_size": 8, "stem_width": 16}
+SIZES = RegNetSizes(depth=6, w0=24, wa=24.0, wm=2.0, group_size=8, stem_width=16)
 
 
 def test_teacher__fetched_is_measured_and_saved_like_a_trained_one(project: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from torch import nn
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.models import fetched, teacher
-from stages.lib.params.teacher import Fetched
+from stages.lib.params.teacher import Fetched, RegNetSizes
 
-SIZES = {"depth": 6, "w0": 24, "wa": 24.0, "wm": 2.0, "group_size": 8, "stem_width": 16}
+SIZES = RegNetSizes(depth=6, w0=24, wa=24.0, wm=2.0, group_size=8, stem_width=16)
 
 
 def network(classes: int = 3, seed: int = 0) -> nn.Module:
