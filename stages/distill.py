@@ -27,11 +27,11 @@ from stages.lib.data.normalise import denormalise
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.data.shards import ShardReader
 from stages.lib.models import architecture, deit, folder
-from stages.lib.objectives.distill import Distill
+from stages.lib.objectives.distill import recipe
 from stages.lib.params.system import System
 from stages.lib.params.train import Train
 from stages.lib.training import classifier, history, machine
-from stages.lib.training.classifier import Course, Material
+from stages.lib.training.classifier import Material
 
 TEACHER, ENCODER, STUDENT = Path("data/models/teacher"), Path("data/models/mae"), Path("data/models/student")
 SHOWN = (4, 12)  # rows and columns of the picture
@@ -49,21 +49,11 @@ def main() -> None:
         device = machine.prepare(run, system)
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         student = fresh_student(cfg, len(material.train.classes))
-        objective = Distill(
-            student,
-            folder.load(TEACHER)[0] if taught else None,
-            kind=cfg.distill,
-            alpha=cfg.alpha,
-            tau=cfg.tau,
-            divisor=cfg.soft_divisor,
-            loss=cfg.loss,
-            smoothing=cfg.label_smoothing,
-            classes=len(material.train.classes),
-        ).to(device)
-        course = Course(cfg.views, cfg.optimizer, cfg.schedule, cfg.ema_decay, cfg.select, cfg.crop_pct)
+        teacher = folder.load(TEACHER)[0] if taught else None
+        objective = recipe(student, teacher, cfg.distill, cfg, len(material.train.classes)).to(device)
         show_views(cfg, material)
         rows = classifier.train(
-            "distill", objective, student, partial(deit.mean_logits, student), course, material, run, system, watch
+            "distill", objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )
         name, arguments = architecture.classifier(cfg.model, cfg.views.image_size, taught)
         folder.save(student, STUDENT, name, arguments, cfg.views.image_size, cfg.crop_pct, material.train.classes)

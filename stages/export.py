@@ -12,8 +12,6 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +46,7 @@ def main() -> None:
     metrics = evaluated(Path(f"data/metrics/{name}.json"), name, set_name)
     index = read_index(index_path, metrics["split"])
     predictions = pq.read_table(Path(f"data/predictions/{name}.parquet")).to_pydict()
-    with placed(Path(f"data/exported/{name}")) as built:
+    with files.replace_folder(Path(f"data/exported/{name}")) as built:
         for file in (folder.WEIGHTS, folder.CONFIG):
             with files.replace(built / file) as temporary:
                 shutil.copyfile(model / file, temporary)
@@ -56,9 +54,10 @@ def main() -> None:
         images = min(cfg.parity_images, len(index))
         found = probabilities(network, index, Path(f"data/shards/{set_name}"), images, device_of(system))
         parity = compare(found, index, predictions, cfg.parity_tolerance, name)
-        (built / "parity.json").write_text(json.dumps(parity, indent=1) + "\n")
         text = card(folder.config_of(built), metrics, splits_of(index_path), index.classes, images)
-        (built / "README.md").write_text(text, encoding="utf-8")
+        for file, content in (("parity.json", json.dumps(parity, indent=1) + "\n"), ("README.md", text)):
+            with files.replace(built / file) as temporary:
+                temporary.write_text(content, encoding="utf-8")
     log.info(
         "%s: timm alone gives the evaluated class of all %d images, probabilities within %.1e",
         name,
@@ -75,22 +74,6 @@ def evaluated(path: Path, name: str, set_name: str) -> dict[str, Any]:
             f"{path} is about {metrics['model']} on {metrics['set']}, not {name} on {set_name}. {AGAIN.format(name)}"
         )
     return metrics
-
-
-@contextmanager
-def placed(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; on success it takes target's place, otherwise nothing is left of it."""
-    built = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(built, ignore_errors=True)  # of a process that was killed
-    built.mkdir(parents=True)
-    try:
-        yield built
-        if target.exists():
-            shutil.rmtree(target)
-        built.rename(target)
-        files.flush_folder(target.parent)
-    finally:
-        shutil.rmtree(built, ignore_errors=True)
 
 
 def strictly_loaded(path: Path) -> nn.Module:

@@ -17,13 +17,13 @@ from stages.lib.core import load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
 from stages.lib.models import architecture, deit, folder
-from stages.lib.objectives.distill import Distill
+from stages.lib.objectives.distill import recipe
 from stages.lib.params.distillation import Kind
 from stages.lib.params.finetune import Finetune
 from stages.lib.params.system import System
 from stages.lib.params.train import TrainDistill
 from stages.lib.training import classifier, history, machine
-from stages.lib.training.classifier import Course, Material
+from stages.lib.training.classifier import Material
 
 TEACHER, STUDENT, FINETUNED = Path("data/models/teacher"), Path("data/models/student"), Path("data/models/finetuned")
 
@@ -42,20 +42,10 @@ def main() -> None:
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         student, _ = folder.load(STUDENT)
         larger = deit.enlarge(student, cfg.views.image_size, cfg.drop_path if cfg.mode == "train" else 0.0)
-        objective = Distill(
-            larger,
-            folder.load(TEACHER)[0] if kind != "none" else None,
-            kind=kind,
-            alpha=cfg.alpha,
-            tau=cfg.tau,
-            divisor=cfg.soft_divisor,
-            loss=cfg.loss,
-            smoothing=cfg.label_smoothing,
-            classes=len(material.train.classes),
-        ).to(device)
-        course = Course(cfg.views, cfg.optimizer, cfg.schedule, cfg.ema_decay, cfg.select, cfg.crop_pct)
+        teacher = folder.load(TEACHER)[0] if kind != "none" else None
+        objective = recipe(larger, teacher, kind, cfg, len(material.train.classes)).to(device)
         rows = classifier.train(
-            "finetune", objective, larger, partial(deit.mean_logits, larger), course, material, run, system, watch
+            "finetune", objective, larger, partial(deit.mean_logits, larger), cfg, material, run, system, watch
         )
         classes = material.train.classes
         name, arguments = architecture.classifier(deit.sizes(larger), cfg.views.image_size, deit.is_distilled(larger))

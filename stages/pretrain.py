@@ -32,10 +32,11 @@ from stages.lib.models.mae import MAE, patchify, unpatchify
 from stages.lib.objectives.reconstruct import Reconstruct
 from stages.lib.params.pretrain import Pretrain
 from stages.lib.params.system import System
-from stages.lib.training import history, machine, optimizer, schedule
+from stages.lib.training import history, machine, optimizer
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.journal import Journal
-from stages.lib.training.loop import Plan, Row, Trained, fit
+from stages.lib.training.loop import Row, Trained, fit
+from stages.lib.training.plan import planned
 
 SHOWN = 8  # reconstructions in the picture
 
@@ -54,14 +55,7 @@ def main() -> None:
         objective = Reconstruct(mae, cfg.norm_pix).to(device)
         stream = stream_of(cfg, train, ShardReader(train, shards))
         steps = stream.steps_per_epoch
-        peak = optimizer.peak_lr(cfg.optimizer, cfg.batch_size)
-        plan = Plan(
-            epochs=cfg.epochs,
-            steps_per_epoch=steps,
-            rate=lambda step: schedule.learning_rate(cfg.schedule, peak, step, steps, cfg.epochs),
-            clip_norm=cfg.optimizer.clip_norm,
-            log_steps=system.log_steps,
-        )
+        plan = planned(cfg.optimizer, cfg.schedule, cfg.epochs, cfg.batch_size, steps, system.log_steps)
         journal = Journal(run, "pretrain", plan.steps, system.log_seconds)
         reader = ShardReader(val, shards)
 

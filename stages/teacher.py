@@ -23,7 +23,7 @@ from stages.lib.objectives.classify import Classify
 from stages.lib.params.system import System
 from stages.lib.params.teacher import Teacher
 from stages.lib.training import classifier, history, machine
-from stages.lib.training.classifier import Course, Material
+from stages.lib.training.classifier import Material
 from stages.lib.training.loop import Row
 
 TEACHER = Path("data/models/teacher")
@@ -42,7 +42,6 @@ def main() -> None:
         torch.manual_seed(cfg.views.seed)
         network = regnet.create(cfg.architecture, cfg.sizes, len(classes))
         objective = Classify(network, forward, len(classes), cfg.label_smoothing)
-        course = Course(cfg.views, cfg.optimizer, cfg.schedule, cfg.ema_decay, cfg.select, cfg.crop_pct)
         if cfg.fetch:
             fetched.load(network, cfg.fetch, files.raw_root())
             found = classifier.validate(
@@ -52,7 +51,7 @@ def main() -> None:
         else:
             regnet.group_norm_statistics(network, cfg.norm_group)
             objective.to(device)
-            rows = classifier.train("teacher", objective, network, network, course, material, run, system, watch)
+            rows = classifier.train("teacher", objective, network, network, cfg, material, run, system, watch)
         folder.save(
             network,
             TEACHER,

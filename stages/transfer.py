@@ -24,7 +24,7 @@ from stages.lib.objectives.classify import Classify
 from stages.lib.params.system import System
 from stages.lib.params.transfer import Transfer
 from stages.lib.training import classifier, history, machine, measure
-from stages.lib.training.classifier import Course, Material
+from stages.lib.training.classifier import Material
 
 
 def main() -> None:
@@ -41,9 +41,8 @@ def main() -> None:
         student = deit.enlarge(folder.load(origin)[0], cfg.views.image_size, cfg.drop_path)
         deit.fresh_heads(student, len(classes), cfg.head_std, torch.Generator().manual_seed(cfg.views.seed))
         objective = Classify(student, deit.mean_logits, len(classes), cfg.label_smoothing).to(device)
-        course = Course(cfg.views, cfg.optimizer, cfg.schedule, cfg.ema_decay, cfg.select, cfg.crop_pct)
         rows = classifier.train(
-            name, objective, student, partial(deit.mean_logits, student), course, material, run, system, watch
+            name, objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )
         kind, arguments = architecture.classifier(deit.sizes(student), cfg.views.image_size, deit.is_distilled(student))
         folder.save(student, Path("data/models") / name, kind, arguments, cfg.views.image_size, cfg.crop_pct, classes)

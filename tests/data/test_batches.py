@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.lib.core.outcome import Refusal
 from stages.lib.core.ranks import Rank
 from stages.lib.data.batch import Batch
 from stages.lib.data.batches import batches
@@ -85,7 +86,7 @@ def test_batches__views_of_an_image_differ_and_never_meet_in_a_mixing_group(proj
 
 
 def test_batches__ranks_that_split_a_mixing_group_are_refused(project: Path) -> None:
-    with pytest.raises(ValueError, match="no whole mixing groups"):
+    with pytest.raises(Refusal, match="no whole mixing groups"):
         next(batches(stream(project), 0, 1, Rank(0, 4), 0, 1))
 
 

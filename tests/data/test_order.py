@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.lib.core.outcome import Refusal
 from stages.lib.data import order
 
 
@@ -67,7 +68,7 @@ def test_grouped__known() -> None:
 def test_grouped__images_of_a_group_are_distinct(half: int, groups: int, repeats: int, step: int) -> None:
     mix_group, batch = 2 * half, 2 * half * groups
     if groups < repeats:
-        with pytest.raises(ValueError, match="mix_group"):
+        with pytest.raises(Refusal, match="mix_group"):
             order.grouped(batch, mix_group, repeats)
         return
     places = order.grouped(batch, mix_group, repeats)
@@ -82,7 +83,7 @@ def test_grouped__without_it_views_meet() -> None:
 
 
 def test_grouped__a_group_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match="at most 10"):
+    with pytest.raises(Refusal, match="at most 10"):
         order.grouped(10, 4, 1)
 
 
@@ -120,11 +121,11 @@ def test_deit__global_batches_are_the_replicas_side_by_side(replicas: int) -> No
 
 
 def test_deit__refuses_what_no_epoch_holds() -> None:
-    with pytest.raises(ValueError, match="none of 255"):
+    with pytest.raises(Refusal, match="none of 255"):
         order.deit(255, 3, 1, 8, 0)
-    with pytest.raises(ValueError, match="at most 256"):
+    with pytest.raises(Refusal, match="at most 256"):
         order.deit(300, 3, 2, 258, 0)
-    with pytest.raises(ValueError, match="not a multiple of 3 replicas; try 6"):
+    with pytest.raises(Refusal, match="not a multiple of 3 replicas; try 6"):
         order.deit(300, 3, 3, 8, 0)
     assert len(order.deit(300, 3, 2, 256, 0)) == 256
 
@@ -132,5 +133,5 @@ def test_deit__refuses_what_no_epoch_holds() -> None:
 def test_steps_per_epoch__floors_and_refuses_zero() -> None:
     assert order.steps_per_epoch(100, 32) == 3
     assert order.steps_per_epoch(32, 32) == 1
-    with pytest.raises(ValueError, match=r"batch_size 33 .* 32 images; take at most 32"):
+    with pytest.raises(Refusal, match=r"batch_size 33 .* 32 images; take at most 32"):
         order.steps_per_epoch(32, 33)

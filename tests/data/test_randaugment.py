@@ -83,9 +83,7 @@ def test_parse() -> None:
     assert parse("rand-m7.5-n3-inc1") == RandAugment(7.5, 0, 3)
 
 
-@pytest.mark.parametrize(
-    "text", ["rand-m9-mstd0.5", "rand-m9-mstd0.5-inc0", "none", "", "augmix-m3", "rand-m9-mstd101-inc1"]
-)
+@pytest.mark.parametrize("text", ["rand-m9-mstd0.5", "rand-m9-mstd0.5-inc0", "none", "", "augmix-m3"])
 def test_parse__refuses_what_it_does_not_know(text: str) -> None:
     with pytest.raises(Refusal, match="randaugment"):
         parse(text)

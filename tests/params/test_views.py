@@ -32,6 +32,12 @@ def test_randaugment__unknown(text: str) -> None:
         views(randaugment=text)
 
 
+def test_randaugment__a_uniform_level_is_refused_before_anything_is_spent() -> None:
+    with pytest.raises(ValidationError, match="above 100 mstd"):
+        views(randaugment="rand-m9-mstd101-inc1")
+    assert views(randaugment="rand-m9-mstd100-inc1")
+
+
 def test_randaugment__parts() -> None:
     found = RANDAUGMENT.fullmatch("rand-m9-n3-mstd0.5-inc1")
     assert found

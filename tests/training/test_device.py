@@ -31,7 +31,7 @@ def test_device__takes_the_threads_and_full_precision() -> None:
 def test_device__auto_takes_what_is_here_and_cuda_refuses_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_of(system("auto", 1)) == torch.device("cpu")
-    with pytest.raises(Refusal, match="no CUDA device"):
+    with pytest.raises(Refusal, match="CUDA device is asked for and none is here"):
         device_of(system("cuda", 1))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of(system("auto", 1)) == torch.device("cuda")

@@ -15,9 +15,11 @@ from stages.lib.core.signals import Stopped, Watch
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
-from stages.lib.training.loop import Plan, Row, Trained, fit
+from stages.lib.training.loop import Row, Trained, fit
+from stages.lib.training.plan import Plan
 
 EPOCHS, STEPS = 3, 5
+PEAK = {5: 1.0, 10: 3.0, 15: 3.0}  # what the looks find: the second is the best, the third only as good
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,17 @@ def batches(die_at: int | None, bad_at: int | None = None):  # type: ignore[no-u
 def train(folder: Path, die_at: int | None = None, bad_at: int | None = None, signum: int | None = None) -> Trained:
     objective = Regress()
     optimizer = torch.optim.AdamW([{"params": list(objective.parameters()), "lr_scale": 0.5}], lr=0.0)
-    trained = Trained(objective, objective.net, optimizer, Ema(objective.net, 0.9))
+    trained = Trained(objective, objective.net, optimizer, Ema(objective.net, 0.9), best_by="val_peak")
     plan = Plan(EPOCHS, STEPS, rate=lambda step: 0.01 * (1 + step), clip_norm=1.0, log_steps=2)
     watch = Watch.__new__(Watch)
     watch.signum = signum
 
     def look(step: int) -> Row:
-        return {"val_loss": float(objective.net[0].weight.detach().sum()), "val_top1": float(step)}
+        return {
+            "val_loss": float(objective.net[0].weight.detach().sum()),
+            "val_top1": float(step),
+            "val_peak": PEAK[step],
+        }
 
     fit(
         trained,
@@ -81,7 +87,9 @@ def train(folder: Path, die_at: int | None = None, bad_at: int | None = None, si
 
 def bits(trained: Trained) -> list[bytes]:
     assert trained.ema is not None
-    return [t.detach().numpy().tobytes() for t in [*trained.network.parameters(), *trained.ema.state_dict().values()]]
+    assert trained.best is not None
+    kept = [trained.network.state_dict(), trained.ema.state_dict(), trained.best["weights"]]
+    return [tensor.detach().numpy().tobytes() for state in kept for tensor in state.values()]
 
 
 @pytest.mark.parametrize("die_at", [1, 4, 5, 7, 14])
@@ -127,7 +135,15 @@ def test_fit__asked_to_stop_it_saves_and_leaves(tmp_path: Path) -> None:
     assert state is not None and state["step"] == 1
 
 
-def test_plan__looks_about_ten_times_and_at_the_last_epoch() -> None:
-    plan = Plan(epochs=35, steps_per_epoch=1, rate=lambda _: 0.0)
-    looked = [epoch for epoch in range(35) if plan.looks(epoch)]
-    assert looked[-1] == 34 and 10 <= len(looked) <= 13
+def test_fit__the_best_weights_are_those_of_the_first_best_look(tmp_path: Path) -> None:
+    """Equal to the weights of a run stopped right there; the last ones are others."""
+    with pytest.raises(Killed):
+        train(tmp_path / "to the look", die_at=10)
+    state = Keeper(tmp_path / "to the look", 0, 2).restore(torch.device("cpu"))
+    assert state is not None and state["step"] == 10
+    best = train(tmp_path / "whole").best
+    assert best is not None and (best["step"], best["value"]) == (10, 3.0)
+    there = {name.removeprefix("net."): tensor for name, tensor in state["objective"].items()}
+    assert all(torch.equal(best["weights"][name], there[name]) for name in there)
+    end = train(tmp_path / "whole").network.state_dict()
+    assert not all(torch.equal(best["weights"][name], end[name]) for name in end)

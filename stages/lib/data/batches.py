@@ -61,15 +61,15 @@ class Stream:
         """floor(positions / batch_size). Raises Refusal naming the largest valid batch when that is 0."""
         try:
             return steps_per_epoch(len(self.order(0)), self.batch_size)
-        except ValueError as error:
-            raise Refusal(f"{self.index.set_name} ({self.index.split}): {error}") from None
+        except Refusal as refusal:
+            raise Refusal(f"{self.index.set_name} ({self.index.split}): {refusal}") from None
 
 
 def batches(stream: Stream, first: int, last: int, rank: Rank, workers: int, prefetch: int) -> Iterator[Batch]:
     """Batches of steps first <= step < last; `workers` threads (0: none) prepare up to `prefetch` of them ahead."""
     part = rank.slice(stream.batch_size)
     if stream.mix is not None and (part.stop - part.start) % stream.mix_group:
-        raise ValueError(
+        raise Refusal(
             f"{part.stop - part.start} images a rank are no whole mixing groups of {stream.mix_group}; "
             f"take a number of ranks that divides {stream.batch_size // stream.mix_group}"
         )

@@ -6,6 +6,7 @@ Orders are pure functions of the arguments, without state. Arrays are i64.
 import numpy as np
 import torch
 
+from stages.lib.core.outcome import Refusal
 from stages.lib.data.randomness import Purpose, generator
 
 DEIT_UNIT = 256  # the published sampler cuts an epoch to whole multiples of this many images
@@ -43,11 +44,11 @@ def grouped(batch_size: int, mix_group: int, repeats: int) -> np.ndarray:
     """Places of a batch rearranged so that each consecutive `mix_group` of them shows distinct images: i64[batch_size].
 
     The views of an image stand at `repeats` adjacent places. Chunks of m >= repeats groups take their places in turn, so
-    two places of one group are at least m apart. Raises ValueError where that is impossible.
+    two places of one group are at least m apart. Raises Refusal where that is impossible.
     """
     groups = batch_size // mix_group
     if batch_size % mix_group or groups < repeats:
-        raise ValueError(
+        raise Refusal(
             f"a batch of {batch_size} has no {repeats} or more whole groups of {mix_group}, which {repeats} views an image need; "
             f"take a mix_group that divides it and is at most {batch_size // repeats}"
         )
@@ -72,15 +73,15 @@ def deit_replica(n: int, repeats: int, replicas: int, rank: int, epoch: int, shu
 def deit(n: int, repeats: int, replicas: int, batch_size: int, epoch: int) -> np.ndarray:
     """The published order as global batches: i64[steps * batch_size], each replica's part of a batch contiguous.
 
-    Raises ValueError for fewer than 256 images, and for a batch that no epoch fills.
+    Raises Refusal for fewer than 256 images, and for a batch that no epoch fills.
     """
     if n < DEIT_UNIT:
-        raise ValueError(
+        raise Refusal(
             f"order deit cuts an epoch to multiples of {DEIT_UNIT} images and leaves none of {n}; take permutation"
         )
     if batch_size % replicas:
         near = batch_size // replicas * replicas or replicas
-        raise ValueError(f"batch_size {batch_size} is not a multiple of {replicas} replicas; try {near}")
+        raise Refusal(f"batch_size {batch_size} is not a multiple of {replicas} replicas; try {near}")
     steps = steps_per_epoch(_share(n, replicas) * replicas, batch_size)
     dealt = _deck(n, repeats, replicas, epoch, shuffle=True)[: steps * batch_size // replicas]
     return dealt.reshape(steps, -1, replicas).swapaxes(1, 2).ravel()
@@ -105,9 +106,9 @@ def _share(n: int, replicas: int) -> int:
 
 
 def steps_per_epoch(positions: int, batch_size: int) -> int:
-    """Whole batches in an epoch. Raises ValueError naming the largest valid batch where there is none."""
+    """Whole batches in an epoch. Raises Refusal naming the largest valid batch where there is none."""
     if positions < batch_size:
-        raise ValueError(
+        raise Refusal(
             f"batch_size {batch_size} is larger than an epoch of {positions} images; take at most {positions}"
         )
     return positions // batch_size

@@ -6,8 +6,6 @@ gives the same bytes: nothing of time, host or path is written.
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,18 +162,8 @@ def text(content: Mapping[str, Any]) -> bytes:
 
 
 def write(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write a temporary folder beside `folder`, flush it, and put it in its place."""
-    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    """Replace `folder` by these files, flushed."""
+    with files.replace_folder(folder) as fresh:
         for name, content in contents.items():
-            with files.replace(temporary / name) as path:
+            with files.replace(fresh / name) as path:
                 path.write_bytes(content)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        files.flush_folder(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

@@ -14,6 +14,7 @@ from stages.lib.objectives.classify import binary_cross_entropy, soft_cross_entr
 
 if TYPE_CHECKING:
     from stages.lib.data.batch import Batch
+    from stages.lib.params.distillation import Distillation
 
 Kind = Literal["none", "soft", "hard"]
 Divisor = Literal["elements", "batch"]
@@ -103,3 +104,20 @@ class Distill(nn.Module):
         for teacher in self.teacher:
             teacher._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
+
+
+def recipe(
+    student: VisionTransformer, teacher: nn.Module | None, kind: Kind, cfg: "Distillation", classes: int
+) -> Distill:
+    """The objective a block describes; `kind` beside it, since fine-tuning may take it from `train`."""
+    return Distill(
+        student,
+        teacher,
+        kind,
+        classes=classes,
+        smoothing=cfg.label_smoothing,
+        loss=cfg.loss,
+        alpha=cfg.alpha,
+        tau=cfg.tau,
+        divisor=cfg.soft_divisor,
+    )

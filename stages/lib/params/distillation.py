@@ -4,15 +4,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.lib.params.frozen import Frozen, Probability
-from stages.lib.params.optimizer import Optimizer, Schedule
-from stages.lib.params.views import Views
+from stages.lib.params.frozen import Probability
+from stages.lib.params.training import Training
 
 Kind = Literal["none", "soft", "hard"]
 """none: labels only. soft: KL at temperature tau (eq. 2). hard: cross-entropy with the teacher's argmax (eq. 3)."""
 
 
-class Distillation(Frozen):
+class Distillation(Training):
     """(1 - alpha) * base(class head, labels) + alpha * distillation(distillation head, teacher); DeiT section 4."""
 
     alpha: Probability
@@ -24,26 +23,14 @@ class Distillation(Frozen):
     times larger."""
     loss: Literal["ce", "bce"]
     """Base loss: cross-entropy, or binary cross-entropy on targets > 0 (DeiT III)."""
-    label_smoothing: Probability
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     """Stochastic depth of the last block; rises linearly from 0 at the first."""
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    """Per step (DeiT 0.99996); 0: no EMA."""
-    select: Literal["last", "ema"] = "last"
-    """Which weights become the model; DeiT kept an EMA and published the last."""
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
-    """Share of the resized image's side that evaluation's centre crop keeps; goes into the model's config.json (DeiT 0.875)."""
-    views: Views
-    optimizer: Optimizer
-    schedule: Schedule
 
     @model_validator(mode="after")
     def agrees(self) -> Self:
-        """Combinations the recipes rule out."""
+        """A loss and targets the recipes rule out together."""
         if self.loss == "bce" and self.label_smoothing:
             raise ValueError(
                 "loss bce needs label_smoothing 0: targets above 0 become 1, smoothing makes every class positive"
             )
-        if self.select == "ema" and not self.ema_decay:
-            raise ValueError("select: ema needs ema_decay above 0")
         return self

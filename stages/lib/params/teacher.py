@@ -1,13 +1,12 @@
 """`teacher`: the RegNetY whose labels the student learns from, trained here or fetched."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from stages.lib.params.frozen import Frozen, Probability
-from stages.lib.params.optimizer import Optimizer, Schedule
-from stages.lib.params.views import Views
+from stages.lib.params.frozen import Frozen
+from stages.lib.params.training import Training
 
 
 class RegNetSizes(Frozen):
@@ -56,7 +55,7 @@ class Fetched(Frozen):
     licence: Annotated[str, StringConstraints(min_length=1)]
 
 
-class Teacher(Frozen):
+class Teacher(Training):
     """A timm RegNetY. `fetch: null` trains it with the rest of the block; otherwise only sizes and views.image_size count."""
 
     architecture: Annotated[
@@ -70,24 +69,12 @@ class Teacher(Frozen):
     fetch: Fetched | None = None
     norm_group: Annotated[int, Field(ge=2)]
     """Consecutive images that share batch statistics; divides views.batch_size. Published: one GPU's batch."""
-    label_smoothing: Probability
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    """0: no EMA."""
-    select: Literal["last", "ema"] = "last"
-    """Which weights become the teacher."""
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
-    """Share of the resized image's side that evaluation's centre crop keeps; goes into the model's config.json (DeiT 0.875)."""
-    views: Views
-    optimizer: Optimizer
-    schedule: Schedule
 
     @model_validator(mode="after")
     def fits(self) -> Self:
-        """Statistics groups are whole; EMA exists if selected."""
+        """Statistics groups are whole; a convnet has no layer-wise decay."""
         if self.views.batch_size % self.norm_group:
             raise ValueError(f"norm_group {self.norm_group} does not divide views.batch_size {self.views.batch_size}")
-        if self.select == "ema" and not self.ema_decay:
-            raise ValueError("select: ema needs ema_decay above 0")
         if self.optimizer.layer_decay != 1.0:
             raise ValueError("optimizer.layer_decay is for transformers; leave it 1.0 here")
         return self

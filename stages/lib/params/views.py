@@ -54,9 +54,14 @@ class Views(Frozen):
     @field_validator("randaugment")
     @classmethod
     def known(cls, value: str) -> str:
-        """Only the increasing variant (inc1), the one the recipes use."""
-        if value != "none" and not RANDAUGMENT.fullmatch(value):
+        """Only the increasing variant (inc1), the one the recipes use, and normal levels."""
+        if value == "none":
+            return value
+        match = RANDAUGMENT.fullmatch(value)
+        if not match:
             raise ValueError(f"{value!r} is neither none nor like rand-m9-mstd0.5-inc1 (optionally -n<ops>)")
+        if float(match["std"] or 0) > 100:
+            raise ValueError(f"{value!r}: above 100 mstd means a uniform level to timm, not to us; lower it")
         return value
 
     @property

@@ -1,5 +1,6 @@
 """Train any classifier on labelled views: what teacher, distill, finetune and transfer share."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,27 +20,17 @@ from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index
 from stages.lib.data.normalise import normalise
 from stages.lib.data.shards import ShardReader
-from stages.lib.params.optimizer import Optimizer, Schedule
 from stages.lib.params.system import System
+from stages.lib.params.training import Training
 from stages.lib.params.views import Views
 from stages.lib.training import optimizer as optimizers
-from stages.lib.training import schedule as schedules
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
-from stages.lib.training.loop import Plan, Row, Trained, fit
+from stages.lib.training.loop import Row, Trained, fit
+from stages.lib.training.plan import planned
 
-
-@dataclass(frozen=True)
-class Course:
-    """The part of a stage's block that says how long and how fast."""
-
-    views: Views
-    optimizer: Optimizer
-    schedule: Schedule
-    ema_decay: float
-    select: str
-    crop_pct: float
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ def train(
     objective: nn.Module,
     network: nn.Module,
     logits: Callable[[Tensor], Tensor],
-    course: Course,
+    cfg: Training,
     material: Material,
     run: Run,
     system: System,
@@ -107,27 +98,21 @@ def train(
 
     logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures.
     """
-    views = course.views
+    views = cfg.views
     depth = len(blocks) if isinstance(blocks := getattr(network, "blocks", None), nn.Sequential) else 0  # 0: a convnet
     stream = stream_of(views, material.train, ShardReader(material.train, material.shards), depth)
     steps = stream.steps_per_epoch
-    peak = optimizers.peak_lr(course.optimizer, views.batch_size)
-    plan = Plan(
-        epochs=views.epochs,
-        steps_per_epoch=steps,
-        rate=lambda step: schedules.learning_rate(course.schedule, peak, step, steps, views.epochs),
-        clip_norm=course.optimizer.clip_norm,
-        log_steps=system.log_steps,
-    )
+    plan = planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps)
     trained = Trained(
         objective,
         network,
-        optimizers.build(course.optimizer, network, depth),
-        Ema(network, course.ema_decay) if course.ema_decay else None,
+        optimizers.build(cfg.optimizer, network, depth),
+        Ema(network, cfg.ema_decay) if cfg.ema_decay else None,
+        "val_top1" if cfg.select == "best_val" else "",
     )
 
     def look(_: int) -> Row:
-        return validate(objective, logits, material, views.image_size, course.crop_pct, system.workers)
+        return validate(objective, logits, material, views.image_size, cfg.crop_pct, system.workers)
 
     history = fit(
         trained,
@@ -138,10 +123,21 @@ def train(
         look,
         watch,
     )
-    if course.select == "ema" and trained.ema:
-        network.load_state_dict(trained.ema.state_dict())
-        history[-1].update(look(plan.steps))
+    if chosen := selected(trained, cfg.select):
+        network.load_state_dict(chosen)
+        history[-1].update(look(plan.steps))  # the last row is about the weights that are kept
     return history
+
+
+def selected(trained: Trained, select: str) -> dict[str, Tensor] | None:
+    """The weights a block's `select` keeps instead of the last, or None for those."""
+    if select == "ema" and trained.ema:
+        return trained.ema.state_dict()
+    if select == "best_val" and trained.best:
+        log.info("keeping the weights after step %d, top-1 %.2f %%", trained.best["step"], trained.best["value"])
+        weights: dict[str, Tensor] = trained.best["weights"]
+        return weights
+    return None
 
 
 @torch.inference_mode()

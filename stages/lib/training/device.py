@@ -1,6 +1,7 @@
-"""Where a model is measured: device and compute threads, in full single precision and with repeatable kernels."""
+"""The device and compute threads of a process, in full single precision and with repeatable kernels. Both move bits."""
 
 import os
+from typing import TypedDict
 
 import torch
 
@@ -8,12 +9,33 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.params.system import System
 
 
-def device_of(system: System) -> torch.device:
-    """Set the threads and return the device. Raises Refusal where a demanded GPU is not here."""
-    torch.set_num_threads(system.threads or os.cpu_count() or 1)
+class Choice(TypedDict):
+    """What `system` and the machine come to."""
+
+    device: str
+    """cpu or cuda."""
+    threads: int
+
+
+def chosen(system: System) -> Choice:
+    """The block's values with auto and 0 filled in by what is here."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return {
+        "device": found if system.device == "auto" else system.device,
+        "threads": system.threads or os.cpu_count() or 1,
+    }
+
+
+def use(choice: Choice) -> torch.device:
+    """Set this process up for a choice. Raises Refusal where its device is not here."""
+    if choice["device"] == "cuda" and not torch.cuda.is_available():
+        raise Refusal("a CUDA device is asked for and none is here; set system.device to cpu or auto.")
+    torch.set_num_threads(choice["threads"])
     torch.backends.cudnn.allow_tf32 = False  # on by default: convolutions would keep 10 bits of each factor's fraction
     torch.backends.cudnn.deterministic = True
-    if system.device == "cuda" and not torch.cuda.is_available():
-        raise Refusal("system.device is cuda, and no CUDA device is here. Set it to cpu or auto.")
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(found if system.device == "auto" else system.device)
+    return torch.device(choice["device"])
+
+
+def device_of(system: System) -> torch.device:
+    """What measuring uses: the block's choice, as it is now."""
+    return use(chosen(system))

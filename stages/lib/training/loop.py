@@ -21,6 +21,7 @@ from stages.lib.core.signals import Stopped, Watch
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
+from stages.lib.training.plan import Plan
 
 if TYPE_CHECKING:
     from stages.lib.data.batch import Batch
@@ -33,27 +34,6 @@ DIVERGED = (
 )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long, how fast, and how often the run is looked at."""
-
-    epochs: int
-    steps_per_epoch: int
-    rate: Callable[[int], float]
-    """Step, counted from 0 -> learning rate; a group's own is this times its `lr_scale`."""
-    clip_norm: float = 0.0
-    log_steps: int = 10
-
-    @property
-    def steps(self) -> int:
-        """In the whole run."""
-        return self.epochs * self.steps_per_epoch
-
-    def looks(self, epoch: int) -> bool:
-        """Whether the epoch just finished is validated: about ten times a run, and always the last."""
-        return epoch == self.epochs - 1 or (epoch + 1) % max(1, self.epochs // 10) == 0
-
-
 @dataclass
 class Trained:
     """Everything that moves while training; what a checkpoint holds."""
@@ -63,9 +43,12 @@ class Trained:
     """The part of the objective that becomes an artefact."""
     optimizer: torch.optim.Optimizer
     ema: Ema | None = None
+    best_by: str = ""
+    """Number of a look by whose highest value the best weights are kept beside the last; empty: none are."""
 
     def __post_init__(self) -> None:
         self.step = 0
+        self.best: dict[str, Any] | None = None
         self.history: list[Row] = []
         self.sums: dict[str, Tensor] = {}
 
@@ -76,6 +59,7 @@ class Trained:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
+            "best": self.best,
             "history": self.history,
             "sums": self.sums,
         }
@@ -86,13 +70,19 @@ class Trained:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
-        self.step, self.history, self.sums = state["step"], state["history"], state["sums"]
+        self.step, self.history, self.sums, self.best = state["step"], state["history"], state["sums"], state["best"]
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Sum the epoch's scalars on the device, in double precision; nothing waits for the device here."""
         for name, value in losses.items():
             value = value.detach().double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def judge(self, seen: Row) -> None:
+        """Keep a copy of the weights if a look found them better than any before; the earlier of equals stays."""
+        if self.best_by and (self.best is None or seen[self.best_by] > self.best["value"]):
+            weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+            self.best = {"value": seen[self.best_by], "step": self.step, "weights": weights}
 
     def means(self, steps: int) -> Row:
         """Means over the epoch's first `steps` steps. Raises Refusal if any is not finite, before anything is saved."""
@@ -144,7 +134,10 @@ def fit(
             if within == plan.steps_per_epoch:
                 row = {"epoch": epoch, **trained.means(within), "lr": rate}
                 trained.sums = {}
-                trained.history.append({**row, **(look(trained.step) if plan.looks(epoch) else {})})
+                if plan.looks(epoch):
+                    row |= (seen := look(trained.step))
+                    trained.judge(seen)
+                trained.history.append(row)
             if keeper.due() or watch.signum is not None or trained.step == plan.steps:
                 if trained.sums:
                     trained.means(within)
