@@ -12,14 +12,15 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.lib.core import files, load, outcome, runs
-from stages.lib.core.signals import Watch
-from stages.lib.data import index_writer, manifest, parallel, raw, shard_writer
+from stages.lib.core.signals import Stopped, Watch
+from stages.lib.data import index_writer, manifest, parallel, payloads, raw, shard_writer
 from stages.lib.data.endings import ENDINGS
 from stages.lib.data.manifest import Row
 from stages.lib.data.parallel import Crew
@@ -46,16 +47,36 @@ def main() -> None:
         jobs = [Job(place, run.folder / one.name, one.split, [rows[image] for image in one.images]) for one in planned]
         count = parallel.processes(system.processes, sum(row.bytes for row in rows))
         crew = Crew(count, watch, system.log_seconds)
-        shards = list(crew.ordered(f"{name}: shards", shard_writer.build, jobs))
+        by_place = all(map(payloads.has_place, rows)) and not (place.remote and any(row.container for row in rows))
+        if not by_place:
+            copy_in_order(name, source, jobs, crew)
+        shards = list(crew.ordered(f"{name}: shards", shard_writer.build if by_place else shard_writer.seal, jobs))
         publish(Path(f"data/shards/{name}"), planned, run.folder)
+        found = [image for job in jobs for image in shard_writer.places(job)]
         with files.replace(Path(f"data/index/{name}.parquet")) as temporary:
-            index_writer.write(
-                temporary, [image for shard in shards for image in shard.places], classes, facts(planned, shards)
-            )
+            index_writer.write(temporary, found, classes, facts(planned, shards))
         log.info(
             "%s: %d images in %d shards, %.1f MB", name, len(rows), len(shards), sum(one.bytes for one in shards) / 1e6
         )
         shutil.rmtree(run.folder)
+
+
+def copy_in_order(name: str, source: Source, jobs: Sequence[Job], crew: Crew) -> None:
+    """Read the source once, as it lies, and write every image where it belongs; what a killed build wrote is kept."""
+    place = jobs[0].source
+    start_of = {row.key: (job, at) for job in jobs for row, at in shard_writer.missing(job)}
+    unfinished = [job for job in jobs if not shard_writer.finished(job)]
+    rows = [row for job in unfinished for row in job.rows if row.key in start_of]
+    if len(start_of) < sum(len(job.rows) for job in jobs):
+        log.info("%s: going on with %d images that are not yet in their shards", name, len(rows))
+    said = time.monotonic()
+    images = payloads.in_source_order(place, source, rows)
+    for number, _ in enumerate(shard_writer.scatter(unfinished, images, start_of), start=1):
+        if crew.watch.signum:
+            raise Stopped(crew.watch.signum)
+        if time.monotonic() - said > crew.log_seconds:
+            said = time.monotonic()
+            log.info("%s: %d of %d images", name, number, len(rows))
 
 
 def say(name: str, rows: Sequence[Row]) -> None:

@@ -37,9 +37,10 @@ def test_ingest__a_row_per_image(raw_project: RawProject) -> None:
     row = found["b/3"]
     assert {row["split"], found["a/0"]["split"]} <= {"train", "val"}
     assert {**row, "split": ""} == {
-        "key": "b/3", "split": "", "label": 1, "class_name": "b", "member": "b/3.png", "offset": -1,
+        "key": "b/3", "split": "", "label": 1, "class_name": "b", "member": "b/3.png", "container": "", "offset": -1,
         "bytes": len(PLAIN["b/3.png"]), "sha256": listing["b/3.png"]["sha256"],
         "width": 20, "height": 14, "mode": "RGB", "format": "PNG", "orientation": 1, "exif": 1,
+        "stored_bytes": len(PLAIN["b/3.png"]), "stored_sha256": listing["b/3.png"]["sha256"],
     }  # fmt: skip
     table = pq.read_table(raw_project.folder / "data/manifest/things.parquet")
     assert table.schema.remove_metadata() == SCHEMA
@@ -147,7 +148,7 @@ def test_ingest__same_bytes_for_folder_tar_and_processes(
     first = raw_project.run("scan", "ingest").outputs()
     assert raw_project.run("ingest").outputs() == first
     monkeypatch.setattr("stages.lib.data.parallel.SMALL", 0)
-    monkeypatch.setattr("stages.ingest.TOGETHER", 2)
+    monkeypatch.setattr("stages.lib.data.findings.TOGETHER", 2)
     raw_project.params("system", processes=2)
     assert raw_project.run("ingest").outputs() == first
     tree = rows(raw_project)

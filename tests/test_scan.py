@@ -129,7 +129,7 @@ def test_scan__absent_source_keeps_the_last_scan(raw_project: RawProject, caplog
     with caplog.at_level(logging.WARNING):
         raw_project.run("scan")
     assert out(raw_project).read_bytes() == first
-    assert "keeping the recorded listing: the last scan's copy" in caplog.text
+    assert "Keeping the recorded listing: the last scan's copy" in caplog.text
 
 
 def record(project: RawProject, cache: str = ".dvc/cache", path: str = "things") -> bytes:

@@ -81,7 +81,7 @@ IMAGES = ["train/n01/images/n01_0.JPEG", "train/n02/images/n02_0.JPEG", "val/ima
 
 def tiny(*members: str, wrap: str = "", texts: dict[str, str] = TEXTS) -> Layout:
     files = [wrap + name for name in [*members, *texts]]
-    return tiny_imagenet_layout.read(entries(*files), lambda entry: texts[entry.member.removeprefix(wrap)])
+    return tiny_imagenet_layout.read(entries(*files), lambda entry: texts[entry.member.removeprefix(wrap)].encode())
 
 
 @pytest.mark.parametrize("wrap", ["", "tiny-imagenet-200/"])
@@ -120,7 +120,7 @@ def test_tiny__says_what_it_skips_and_rejects() -> None:
 
 def test_tiny__refuses() -> None:
     with pytest.raises(Refusal, match=r"needs one wnids.txt at the top.*none"):
-        tiny_imagenet_layout.read(entries(*IMAGES), lambda _: "")
+        tiny_imagenet_layout.read(entries(*IMAGES), lambda _: b"")
     with pytest.raises(Refusal, match="without an image under train/<wnid>/images/: n02"):
         tiny(IMAGES[0], *IMAGES[2:])
     with pytest.raises(Refusal, match=r"1 images that are not in val/images: v1\.JPEG"):

@@ -9,17 +9,21 @@ from PIL import Image
 from stages.lib.data import tiles
 from stages.lib.data.decode import decode
 from stages.lib.data.manifest import Row
-from stages.lib.data.raw import RawReader
 
 ROWS, COLUMNS, SIDE = 6, 8, 64
 
 
-def write(path: Path, rows: Sequence[Row], reader: RawReader) -> None:
-    """The 48 training images with the smallest content hashes, each fitted into 64 x 64 pixels."""
-    train = sorted((row for row in rows if row.split == "train"), key=lambda row: (row.sha256, row.key))
+def chosen(rows: Sequence[Row]) -> list[Row]:
+    """The 48 training images with the smallest content hashes."""
+    train = (row for row in rows if row.split == "train")
+    return sorted(train, key=lambda row: (row.sha256, row.key))[: ROWS * COLUMNS]
+
+
+def write(path: Path, images: Sequence[tuple[Row, bytes]]) -> None:
+    """Those images, each fitted into 64 x 64 pixels, in the order of `chosen` whatever order they come in."""
     sheet = np.full((ROWS * COLUMNS, SIDE, SIDE, 3), 255, np.uint8)
-    for place, row in enumerate(train[: ROWS * COLUMNS]):
-        sheet[place] = _fitted(decode(reader.read(row.member, row.offset, row.bytes, row.sha256), row.orientation))
+    for place, (row, data) in enumerate(sorted(images, key=lambda image: (image[0].sha256, image[0].key))):
+        sheet[place] = _fitted(decode(data, row.orientation))
     tiles.save(path, tiles.tiles(sheet.reshape(ROWS, COLUMNS, SIDE, SIDE, 3)))
 
 

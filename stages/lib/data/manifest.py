@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
         ("label", pa.int32()),
         ("class_name", pa.string()),
         ("member", pa.string()),
+        ("container", pa.string()),
         ("offset", pa.int64()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
@@ -28,10 +29,12 @@ SCHEMA = pa.schema(
         ("format", pa.string()),
         ("orientation", pa.int8()),
         ("exif", pa.int8()),
+        ("stored_bytes", pa.int64()),
+        ("stored_sha256", pa.string()),
     ]
 )
 SPLITS = ("train", "val", "test")
-REPEATING = ["split", "class_name", "mode", "format"]  # columns worth a dictionary
+REPEATING = ["split", "class_name", "container", "mode", "format"]  # columns worth a dictionary
 
 
 class Row(NamedTuple):
@@ -43,10 +46,13 @@ class Row(NamedTuple):
     label: int
     class_name: str
     member: str
+    container: str
+    """The raw file it lies in; empty: a file of its own, or the source is one plain tar."""
     offset: int
-    """In the source's tar; -1: a file of its own."""
+    """Of its first byte in there; -1: a file of its own, or one that only comes out in the container's order."""
     bytes: int
     sha256: str
+    """Of the image file; of a CIFAR row, as the PNG of its pixels."""
     width: int
     height: int
     mode: str
@@ -57,6 +63,9 @@ class Row(NamedTuple):
     """EXIF orientation to apply; 1 unless ingest.exif is `apply`."""
     exif: int
     """EXIF orientation as found; 1: none."""
+    stored_bytes: int
+    """Of the bytes that shards hold: the image file, or a PNG of what their readers do not know."""
+    stored_sha256: str
 
 
 def write(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> None:

@@ -6,8 +6,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,6 +18,7 @@ from stages.lib.core.signals import Stopped, Watch
 log = logging.getLogger(__name__)
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+AHEAD = 3  # tasks a process
 SMALL = 32 << 20  # bytes to work on that are done before a second process has started
 
 
@@ -33,16 +35,21 @@ class Crew:
     watch: Watch
     log_seconds: float
 
-    def ordered(self, what: str, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-        """function(task) for each task, in order. Raises Stopped between two results after SIGTERM or SIGINT."""
-        if self.processes == 1 or len(tasks) < 2:
-            yield from self._obeying(what, map(function, tasks), len(tasks))
+    def ordered(self, what: str, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """function(task) for each task, in order. Raises Stopped between two results after SIGTERM or SIGINT.
+
+        Tasks are taken as they are needed, a few ahead, so they may be made on the way and be large.
+        """
+        count = len(tasks) if isinstance(tasks, Sequence) else 0
+        if self.processes == 1 or count == 1:
+            yield from self._obeying(what, map(function, tasks), count)
             return
         # Spawn, as pyarrow may have started threads; a process that is forked while they hold a lock hangs.
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(self.processes, len(tasks)), mp_context=context, initializer=_begin)
+        number = min(self.processes, count or self.processes)
+        pool = ProcessPoolExecutor(number, mp_context=context, initializer=_begin)
         try:
-            yield from self._obeying(what, pool.map(function, tasks), len(tasks))
+            yield from self._obeying(what, _few_ahead(pool, function, tasks, AHEAD * number), count)
         except BrokenProcessPool:
             if self.watch.signum:  # the whole process group was told to stop
                 raise Stopped(self.watch.signum) from None
@@ -54,11 +61,24 @@ class Crew:
         said = time.monotonic()
         for number, result in enumerate(results, start=1):
             yield result
-            if self.watch.signum and number < count:
+            if self.watch.signum and number != count:
                 raise Stopped(self.watch.signum)
             if time.monotonic() - said > self.log_seconds:
                 said = time.monotonic()
-                log.info("%s: %d of %d", what, number, count)
+                log.info("%s: %d%s", what, number, f" of {count}" if count else "")
+
+
+def _few_ahead(
+    pool: ProcessPoolExecutor, function: Callable[[Task], Result], tasks: Iterable[Task], ahead: int
+) -> Iterator[Result]:
+    """Results in order, with at most `ahead` tasks handed to the pool and not yet returned."""
+    waiting: deque[Future[Result]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(function, task))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _begin() -> None:

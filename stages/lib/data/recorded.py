@@ -13,10 +13,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.lib.core.outcome import Refusal
+from stages.lib.data.raw import Place
 from stages.lib.data.stat_cache import StatCache
 
 
-def find(set_name: str, path: str, place: Path, cache: StatCache) -> tuple[Path, str]:
+def find(set_name: str, path: str, place: Place, cache: StatCache) -> tuple[Path, str]:
     """(the recorded listing file, where it was found) for the source configured as `path`. Raises Refusal.
 
     dvc.lock says which listing the pipeline was last run with; the run root's copy serves if it is that one, or if
@@ -44,6 +45,11 @@ def find(set_name: str, path: str, place: Path, cache: StatCache) -> tuple[Path,
         + "\nPut the images there, set TUTELAGE_RAW to the folder that relative paths of `sources` start at, or get the listing "
         f"with `dvc fetch scan@{set_name}`."
     )
+
+
+def known(set_name: str, path: str) -> bool:
+    """Whether any scan of the source configured as `path` is remembered, here or in dvc.lock."""
+    return bool(_locked(set_name, path)[0]) or StatCache(set_name).state(path) is not None
 
 
 def _locked(set_name: str, path: str) -> tuple[str, list[str]]:

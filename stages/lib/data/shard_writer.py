@@ -1,35 +1,25 @@
-"""Writes one shard: a tar in webdataset's layout whose bytes depend on its images alone.
-
-Each image gives <key>.<jpg|png|webp> (the original bytes), <key>.cls (its label) and <key>.json. What timm's and
-webdataset's readers do not find by such an ending (GIF, BMP, TIFF, ...) is stored as an RGB PNG of the very pixels
-decode() gives.
-"""
+"""Writes shards: tars in webdataset's layout whose bytes depend on their images alone, not on the order they are written in."""
 
 import hashlib
-import io
 import json
-import tarfile
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from stages.lib.core import files
-from stages.lib.data.decode import decode
-from stages.lib.data.endings import ENDINGS
+from stages.lib.data import raw
 from stages.lib.data.index_writer import Place
 from stages.lib.data.manifest import Row
 from stages.lib.data.raw import RawReader
-
-BLOCK, RECORD = 512, 10240  # bytes; tar pads members to blocks and itself to records
+from stages.lib.data.sample import assembled, end, image_at, sample, size
 
 
 @dataclass(frozen=True)
 class Job:
     """One shard to be written, by any process."""
 
-    source: Path
+    source: raw.Place
     target: Path
     split: str
     rows: Sequence[Row]
@@ -41,95 +31,110 @@ class Shard:
 
     sha256: str
     bytes: int
-    places: list[Place]
+
+
+def places(job: Job) -> Iterator[Place]:
+    """The index's rows of a shard: they follow from the manifest."""
+    start = 0
+    for row in job.rows:
+        yield Place(
+            row.key, row.split, row.label, job.target.name, start + image_at(row), row.stored_bytes, row.stored_sha256,
+            row.width, row.height, row.orientation,
+        )  # fmt: skip
+        start += size(row)
 
 
 def build(job: Job) -> Shard:
-    """Write the shard, or take over the one an earlier, killed build finished. Raises Refusal where a raw image has changed."""
-    sidecar = job.target.with_suffix(".json")
-    finished = _finished(job.target, sidecar)
-    if finished:
-        return finished
+    """Write a shard of images that can be read by themselves, or take over the one an earlier, killed build finished.
+
+    Raises Refusal where a raw image has changed.
+    """
+    if shard := finished(job):
+        return shard
     with files.replace(job.target) as temporary, RawReader(job.source) as reader, temporary.open("wb") as file:
-        shard = _written(job, reader, file)
-    with files.replace(sidecar) as temporary:
-        temporary.write_text(json.dumps(asdict(shard)))
-    return shard
+        digest, written = hashlib.sha256(), 0
+        for row in job.rows:
+            data = sample(row, reader.read(row.member, row.container, row.offset, row.bytes, row.sha256))
+            file.write(data)
+            digest.update(data)
+            written += len(data)
+        file.write(bytes(end(written)))
+        digest.update(bytes(end(written)))
+    return _remembered(job, Shard(digest.hexdigest(), written + end(written)))
 
 
-def _finished(target: Path, sidecar: Path) -> Shard | None:
+def missing(job: Job) -> list[tuple[Row, int]]:
+    """(image, start of its sample) of all that a killed `scatter` has not yet put into the shard; none where it is finished."""
+    if finished(job):
+        return []
+    starts, start = [], 0
+    for row in job.rows:
+        starts.append((row, start))
+        start += size(row)
+    part = _part(job)
+    if not part.exists():
+        return starts
+    with part.open("rb") as file:
+        return [(row, at) for row, at in starts if not _is_there(file.fileno(), row, at)]
+
+
+def scatter(
+    jobs: Sequence[Job], images: Iterable[tuple[Row, bytes]], start_of: dict[str, tuple[Job, int]]
+) -> Iterator[Row]:
+    """Put images into their places in whatever order they come; yields each when it is there. `seal` the shards then.
+
+    start_of: key -> shard and start of its sample. Raises Refusal as `sample` does.
+    """
+    for job in jobs:
+        part = _part(job)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        whole = sum(map(size, job.rows))
+        with part.open("ab") as file:
+            file.truncate(whole + end(whole))  # zeros, which is what stands between and behind the samples
+    for row, original in images:
+        job, at = start_of[row.key]
+        descriptor = os.open(_part(job), os.O_WRONLY)
+        try:
+            os.pwrite(descriptor, sample(row, original), at)
+        finally:
+            os.close(descriptor)
+        yield row
+
+
+def seal(job: Job) -> Shard:
+    """Give a shard that `scatter` has filled its name."""
+    if shard := finished(job):
+        return shard
+    part = _part(job)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+        shard = Shard(hashlib.file_digest(file, "sha256").hexdigest(), part.stat().st_size)
+    part.replace(job.target)
+    return _remembered(job, shard)
+
+
+def finished(job: Job) -> Shard | None:
     """The shard its sidecar tells of, if every byte is there."""
     try:
-        found = json.loads(sidecar.read_text())
-        whole = target.stat().st_size == found["bytes"] and files.sha256(target) == found["sha256"]
-        return Shard(found["sha256"], found["bytes"], [Place(*place) for place in found["places"]]) if whole else None
+        found = json.loads(job.target.with_suffix(".json").read_text())
+        whole = job.target.stat().st_size == found["bytes"] and files.sha256(job.target) == found["sha256"]
+        return Shard(found["sha256"], found["bytes"]) if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _written(job: Job, reader: RawReader, file: io.BufferedWriter) -> Shard:
-    tar = _Tar(file)
-    places = []
-    for row in job.rows:
-        original = reader.read(row.member, row.offset, row.bytes, row.sha256)
-        data, ending = stored(original, row.format)
-        offset = tar.add(f"{row.key}.{ending}", data)
-        tar.add(f"{row.key}.cls", str(row.label).encode())
-        tar.add(f"{row.key}.json", _described(row))
-        digest = row.sha256 if data is original else hashlib.sha256(data).hexdigest()
-        places.append(
-            Place(
-                row.key,
-                row.split,
-                row.label,
-                job.target.name,
-                offset,
-                len(data),
-                digest,
-                row.width,
-                row.height,
-                row.orientation,
-            )
-        )
-    tar.end()
-    return Shard(tar.digest.hexdigest(), tar.size, places)
+def _remembered(job: Job, shard: Shard) -> Shard:
+    with files.replace(job.target.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(asdict(shard)))
+    return shard
 
 
-def stored(original: bytes, kind: str) -> tuple[bytes, str]:
-    """(bytes to store, their ending) of an image in Pillow's format `kind`."""
-    if kind in ENDINGS:
-        return original, ENDINGS[kind]
-    picture: Image.Image = decode(original)
-    with io.BytesIO() as file:
-        picture.save(file, format="PNG")
-        return file.getvalue(), "png"
+def _part(job: Job) -> Path:
+    return job.target.with_suffix(".part")
 
 
-def _described(row: Row) -> bytes:
-    names = ("key", "split", "label", "class_name", "member", "sha256", "width", "height", "mode", "format", "exif")
-    return json.dumps({name: getattr(row, name) for name in names}, sort_keys=True, ensure_ascii=False).encode()
-
-
-class _Tar:
-    """GNU tar headers with nothing in them that differs between two builds: no time, no user, mode 0644."""
-
-    def __init__(self, file: io.BufferedWriter) -> None:
-        self.file, self.size, self.digest = file, 0, hashlib.sha256()
-
-    def add(self, name: str, data: bytes) -> int:
-        """Offset of the member's bytes."""
-        info = tarfile.TarInfo(name)
-        info.size, info.mtime, info.mode = len(data), 0, 0o644
-        self._write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"))
-        offset = self.size
-        self._write(data + b"\0" * (-len(data) % BLOCK))
-        return offset
-
-    def end(self) -> None:
-        """Two empty blocks, then up to a whole record, as tar does."""
-        self._write(b"\0" * (2 * BLOCK + -(self.size + 2 * BLOCK) % RECORD))
-
-    def _write(self, data: bytes) -> None:
-        self.file.write(data)
-        self.digest.update(data)
-        self.size += len(data)
+def _is_there(descriptor: int, row: Row, at: int) -> bool:
+    """Whether the whole sample was written."""
+    found = os.pread(descriptor, size(row), at)
+    image = found[image_at(row) :][: row.stored_bytes]
+    return hashlib.sha256(image).hexdigest() == row.stored_sha256 and found == assembled(row, image)

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stages.lib.core import files, objects
 from stages.lib.core.outcome import Refusal
 from stages.lib.data import folder_walk, listing, tar_listing
-from stages.lib.data.folder_walk import Folder
+from stages.lib.data.folder_walk import Folder, hidden
 from stages.lib.data.listing import Entry
+from stages.lib.data.raw import Absent, Place
 from stages.lib.data.stat_cache import StatCache, State
 
 log = logging.getLogger(__name__)
@@ -31,25 +33,47 @@ class Row(NamedTuple):
     mtime: int
 
 
-def scan(cache: StatCache, path: str, place: Path, processes: int) -> State:
-    """The state after a look at `place`, a folder or a plain tar. path: as params.yaml has it. Raises Refusal."""
+def scan(cache: StatCache, path: str, place: Place, processes: int) -> State:
+    """The state after a look at `place`. path: as params.yaml has it. Raises Refusal."""
+    if place.remote:
+        return _objects(cache, State(path=path, place=place.uri))
     old = cache.state(path)
-    now = State(path=path, place=str(place.resolve()))
+    now = State(path=path, place=str(place.path.resolve()))
     if old and old.place != now.place:
         old = None
-    return _folder(cache, old, now, processes) if place.is_dir() else _tar(cache, old, now)
+    return _folder(cache, old, now, processes) if place.path.is_dir() else _file(cache, old, now, place.is_tar)
 
 
-def _tar(cache: StatCache, old: State | None, now: State) -> State:
+def _objects(cache: StatCache, now: State) -> State:
+    """Objects are told apart by their etags, which change with the content; none is read here."""
+    prefix, _, only = now.place.rpartition("/") if Place(now.place).is_one_object else (now.place, "", "")
+    try:
+        listed = [one for one in objects.listing(prefix) if not only or one.name == only]
+    except Refusal as refusal:
+        raise Absent(str(refusal)) from None
+    if not listed:
+        raise Absent(f"there is no object {now.place}.")
+    found = [Entry(one.name, one.bytes, f"etag:{one.etag}", -1) for one in listed]
+    seen = [entry for entry in found if not any(hidden(part) for part in entry.member.split("/"))]
+    return cache.store(dataclasses.replace(now, ignored=len(found) - len(seen)), listing.table_of(seen), None)
+
+
+def _file(cache: StatCache, old: State | None, now: State, is_tar: bool) -> State:
+    """One file: a plain tar is listed by its members, any other as it is."""
     status = os.stat(now.place)
     stamp = f"{status.st_size} bytes, {status.st_mtime_ns} ns"
     if old and old.tar == stamp:
         return old
     log.info("reading %s (%.2f GB) once, front to back", now.place, status.st_size / 1e9)
     young = status.st_mtime_ns > time.time_ns() - FRESH_NS
-    entries, ignored = tar_listing.entries(Path(now.place))
+    path = Path(now.place)
+    entries, ignored = tar_listing.entries(path) if is_tar else ([_whole(path)], 0)
     now = dataclasses.replace(now, tar="" if young else stamp, ignored=ignored)
     return cache.store(now, listing.table_of(entries), None)
+
+
+def _whole(path: Path) -> Entry:
+    return Entry(path.name, path.stat().st_size, files.sha256(path), -1)
 
 
 def _folder(cache: StatCache, old: State | None, now: State, processes: int) -> State:
@@ -98,9 +122,9 @@ def _rows(found: list[Folder], known: dict[str, str], before: dict[str, dict[str
     return sorted([*rows, *_hashed(place, unread)])
 
 
-def _hashed(place: str, files: list[tuple[str, int, int]]) -> Iterable[Row]:
+def _hashed(place: str, unread: list[tuple[str, int, int]]) -> Iterable[Row]:
     """Rows of (member, bytes, mtime). Threads: reading and sha256 both leave the interpreter to others."""
-    parts = [files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER)]
+    parts = [unread[start : start + TOGETHER] for start in range(0, len(unread), TOGETHER)]
     with ThreadPoolExecutor() as pool:
         for part in pool.map(lambda part: [_read(place, *file) for file in part], parts):
             yield from part

@@ -13,12 +13,16 @@ from stages.lib.data.layout import Image, Layout, some, unwrapped
 from stages.lib.data.listing import Entry
 
 
-def read(entries: Sequence[Entry], text_of: Callable[[Entry], str]) -> Layout:
+def read(entries: Sequence[Entry], text_of: Callable[[Entry], bytes]) -> Layout:
     """text_of: reads one of the text files. Raises Refusal where the layout is another."""
     paths = dict(unwrapped(entries, _wrapper(entries)))
-    wnids = sorted(set(text_of(paths["wnids.txt"]).split()))
+
+    def words_in(name: str) -> str:
+        return text_of(paths[name]).decode(errors="replace") if name in paths else ""
+
+    wnids = sorted(set(words_in("wnids.txt").split()))
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    annotated = _table(text_of(paths["val/val_annotations.txt"])) if "val/val_annotations.txt" in paths else {}
+    annotated = _table(words_in("val/val_annotations.txt"))
     images: list[Image] = []
     rejected: list[tuple[str, str]] = []
     skipped: Counter[str] = Counter()
@@ -33,7 +37,7 @@ def read(entries: Sequence[Entry], text_of: Callable[[Entry], str]) -> Layout:
         else:
             images.append(Image(path, split, labels[wnid], entry))
     _complete(images, wnids, annotated)
-    words = _table(text_of(paths["words.txt"])) if "words.txt" in paths else {}
+    words = _table(words_in("words.txt"))
     said = [f"{number} {why}" for why, number in sorted(skipped.items()) if why and number]
     return Layout(_names(wnids, words), images, rejected, said)
 

@@ -1,8 +1,8 @@
 """`sources`: where each image set comes from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, RootModel, StringConstraints
+from pydantic import Field, RootModel, StringConstraints, model_validator
 
 from stages.lib.params.frozen import Frozen
 
@@ -29,3 +29,12 @@ class Sources(RootModel[dict[SetName, Source]]):
     """Set name -> source; the name appears in file names and DVC stage names."""
 
     root: Annotated[dict[SetName, Source], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def nameable(self) -> Self:
+        """`available` is a word of the scan stage's command line."""
+        if "available" in self.root:
+            raise ValueError(
+                "a set cannot be called `available`: `python -m stages.scan available` means something else"
+            )
+        return self

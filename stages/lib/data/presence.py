@@ -1,0 +1,60 @@
+"""Are the raw files there? Asked before anything is spent, and by `python -m stages.scan available`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from stages.lib.core import files
+from stages.lib.data import layouts, official, raw, recorded
+from stages.lib.data.official import Needed
+from stages.lib.data.raw import Place
+from stages.lib.params.sources import Source
+
+
+def absent(sources: Mapping[str, Source]) -> list[str]:
+    """A sentence for each local source whose files are not there and of which no scan is remembered."""
+    found = []
+    for name, source in sources.items():
+        place = raw.locate(source)
+        if place.remote or source.embedded or recorded.known(name, source.path):
+            continue
+        if sentence := missing(source, place):
+            found.append(f"  sources.{name}: {sentence}")
+    return found
+
+
+def missing(source: Source, place: Place) -> str:
+    """What to put where, with names and sizes; empty where the official files, or for other layouts anything, are there."""
+    needed = layouts.needed(source.layout)
+    if not place.path.exists():
+        listed = f" {official.missing(needed, {})}" if needed else ""
+        return (
+            f"there is nothing at {place}. Put the images there, or set TUTELAGE_RAW to the folder that relative paths of "
+            f"`sources` start at.{listed}"
+        )
+    if not needed or not place.path.is_dir():
+        return ""
+    sentence = official.missing(needed, present(place.path, needed))
+    return f"{place}: {sentence}" if sentence else ""
+
+
+def present(folder: Path, needed: Sequence[Needed]) -> dict[str, int]:
+    """Name -> bytes of those of the official files that are there; no folder is walked."""
+    paths = {one.name: folder / one.name for one in needed}
+    return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+
+
+def available() -> Iterator[str]:
+    """Lines for a person: which official sets lie under the raw root, as entries of `sources`, and what others lack."""
+    root = files.raw_root()
+    yield f"Under {root} (TUTELAGE_RAW):"
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()) if root.is_dir() else []:
+        yield from _told(folder)
+
+
+def _told(folder: Path) -> Iterator[str]:
+    """The layout a folder has all or some files of."""
+    for layout, needed in layouts.OFFICIAL.items():
+        if there := present(folder, needed):
+            lacking = official.missing(needed, there)
+            entry = f"  {folder.name}: {{layout: {layout}, path: {folder.name}}}"
+            yield f"{entry}  # not complete: {lacking}" if lacking else entry
