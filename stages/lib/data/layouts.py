@@ -1,14 +1,47 @@
 """Which module understands which layout: the words of `sources.<set>.layout`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from stages.lib.data import folder_layout, tiny_imagenet_layout
+from stages.lib.data import (
+    cars_layout,
+    cifar_batches,
+    cifar_layout,
+    flowers_layout,
+    folder_layout,
+    hub_layout,
+    hub_parquet,
+    imagenet_layout,
+    inaturalist_layout,
+    tiny_imagenet_layout,
+    webdataset_layout,
+)
 from stages.lib.data.expansion import Reader
 from stages.lib.data.layout import Layout
 from stages.lib.data.listing import Entry
+from stages.lib.data.official import Needed
 
 UNPACKED = ("folder", "tiny-imagenet")
 """Layouts of unpacked files; they are opened as an archive only where the whole source is one."""
+
+MODULES = {
+    "cifar": cifar_layout,
+    "flowers-102": flowers_layout,
+    "hub": hub_layout,
+    "imagenet": imagenet_layout,
+    "inaturalist": inaturalist_layout,
+    "stanford-cars": cars_layout,
+    "tiny-imagenet": tiny_imagenet_layout,
+    "webdataset": webdataset_layout,
+}
+
+OFFICIAL: Mapping[str, tuple[tuple[Needed, ...], ...]] = {
+    "cifar": (cifar_layout.CIFAR10, cifar_layout.CIFAR100),
+    "flowers-102": (flowers_layout.NEEDED,),
+    "imagenet": (imagenet_layout.NEEDED,),
+    "inaturalist": (inaturalist_layout.NEEDED_2018, inaturalist_layout.NEEDED_2019),
+    "stanford-cars": (cars_layout.NEEDED,),
+}
+"""Layout -> the sets it reads, each as its published files."""
 
 
 def archived(layout: str, files: int) -> bool:
@@ -18,17 +51,22 @@ def archived(layout: str, files: int) -> bool:
 
 def readers(layout: str) -> Callable[[str], Reader | None]:
     """Name of a file -> the reader of such a container, where it is one and no tar."""
-    del layout
-    return lambda _: None
+
+    def reader_of(name: str) -> Reader | None:
+        if layout == "cifar" and cifar_batches.opens(name):
+            return cifar_batches.inner
+        if layout == "hub" and hub_parquet.opens(name):
+            return hub_parquet.inner
+        return None
+
+    return reader_of
 
 
 def texts(layout: str) -> tuple[str, ...]:
-    """Endings of the files that say what the images are."""
-    return {"tiny-imagenet": (".txt",)}.get(layout, ())
+    """Endings, in lower case, of the files that say what the images are."""
+    return () if layout == "folder" else MODULES[layout].TEXTS
 
 
 def read(layout: str, entries: Sequence[Entry], text_of: Callable[[Entry], bytes]) -> Layout:
     """What the files mean. Raises Refusal."""
-    if layout == "folder":
-        return folder_layout.read(entries)
-    return tiny_imagenet_layout.read(entries, text_of)
+    return folder_layout.read(entries) if layout == "folder" else MODULES[layout].read(entries, text_of)

@@ -23,18 +23,20 @@ def absent(sources: Mapping[str, Source]) -> list[str]:
 
 
 def missing(source: Source, place: Place) -> str:
-    """What to put where, with names and sizes; empty where the official files, or for other layouts anything, are there."""
-    needed = layouts.needed(source.layout)
-    if not place.path.exists():
-        listed = f" {official.missing(needed, {})}" if needed else ""
+    """What to put where, with names and sizes; empty where there is something that `ingest` can look at.
+
+    A set may lie there unpacked or in part, so an official file that is absent says nothing beside others; a wrong size does.
+    """
+    sets = layouts.OFFICIAL.get(source.layout, ())
+    if not place.path.exists() or (place.path.is_dir() and not any(place.path.iterdir())):
+        listed = "\n  or\n".join(official.missing(needed, {}) for needed in sets)
         return (
             f"there is nothing at {place}. Put the images there, or set TUTELAGE_RAW to the folder that relative paths of "
-            f"`sources` start at.{listed}"
+            "`sources` start at." + (f" Layout `{source.layout}` needs\n{listed}" if listed else "")
         )
-    if not needed or not place.path.is_dir():
-        return ""
-    sentence = official.missing(needed, present(place.path, needed))
-    return f"{place}: {sentence}" if sentence else ""
+    there = {name: size for needed in sets for name, size in present(place.path, needed).items()}
+    wrong = official.missing([one for needed in sets for one in needed if one.name in there], there)
+    return f"{place} holds\n{wrong}" if wrong else ""
 
 
 def present(folder: Path, needed: Sequence[Needed]) -> dict[str, int]:
@@ -53,8 +55,11 @@ def available() -> Iterator[str]:
 
 def _told(folder: Path) -> Iterator[str]:
     """The layout a folder has all or some files of."""
-    for layout, needed in layouts.OFFICIAL.items():
-        if there := present(folder, needed):
-            lacking = official.missing(needed, there)
-            entry = f"  {folder.name}: {{layout: {layout}, path: {folder.name}}}"
-            yield f"{entry}  # not complete: {lacking}" if lacking else entry
+    for layout, sets in layouts.OFFICIAL.items():
+        for needed in sets:
+            there = present(folder, needed)
+            if not there:
+                continue
+            yield f"  {folder.name}: {{layout: {layout}, path: {folder.name}}}"
+            if lacking := official.missing(needed, there):
+                yield f"    not complete:\n{lacking}"

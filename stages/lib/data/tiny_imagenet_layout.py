@@ -12,6 +12,8 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.data.layout import Image, Layout, some, unwrapped
 from stages.lib.data.listing import Entry
 
+TEXTS = (".txt",)
+
 
 def read(entries: Sequence[Entry], text_of: Callable[[Entry], bytes]) -> Layout:
     """text_of: reads one of the text files. Raises Refusal where the layout is another."""
