@@ -115,7 +115,9 @@ def test_check__a_listed_set_that_is_not_there_is_refused_before_anything_is_spe
     raw_project.params("sets", transfer=["things"])
     raw_project.values["sources"].pop("digits-7-9")
     raw_project.params("sources", things={"layout": "flowers-102", "path": "things"})
-    with pytest.raises(Refusal, match=r"(?s)sources\.things: there is nothing at .*102flowers\.tgz \(344,862,509 bytes"):
+    with pytest.raises(
+        Refusal, match=r"(?s)sources\.things: there is nothing at .*102flowers\.tgz \(344,862,509 bytes"
+    ):
         check()
     official.flowers(raw_project.tree({}))
     raw_project.params("sources", things={"layout": "flowers-102", "path": "things"})
