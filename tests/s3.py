@@ -33,8 +33,9 @@ ERRORS = {
 FAULTS = ("500", "503", "cut", "stall", "flip", "expired", "missing")
 PASSING = ("500", "503", "cut", "stall", "flip")  # the same request may do better the next time
 QUICK = client_module.Patience(
-    connect_seconds=5.0, read_seconds=0.4, attempts=6, pause_seconds=0.002, longest_pause_seconds=0.01
+    connect_seconds=10.0, read_seconds=10.0, attempts=6, pause_seconds=0.002, longest_pause_seconds=0.01
 )
+STALL_SECONDS = 0.3  # what a reader waits for where a test lets the server stall
 _numbers = itertools.count()
 _dice = random.Random(0)
 
@@ -43,8 +44,8 @@ class Seen(NamedTuple):
     """One request that came to the proxy."""
 
     method: str
+    bucket: str
     key: str
-    """Without the bucket."""
     range: str
     fault: str
     """What was done to it, empty: nothing."""
@@ -52,17 +53,19 @@ class Seen(NamedTuple):
 
 @dataclass
 class Fault:
-    """Spoils requests of one method whose key matches."""
+    """Spoils requests of one method and bucket whose key matches."""
 
     kind: str
     method: str
+    bucket: str
     key: re.Pattern[str]
     times: float
     share: float
     dice: random.Random = field(default_factory=lambda: random.Random(0))
 
-    def strikes(self, method: str, key: str) -> bool:
-        if self.times <= 0 or method != self.method or not self.key.search(key) or self.dice.random() >= self.share:
+    def strikes(self, method: str, bucket: str, key: str) -> bool:
+        meant = (method, bucket) == (self.method, self.bucket) and self.key.search(key)
+        if self.times <= 0 or not meant or self.dice.random() >= self.share:
             return False
         self.times -= 1
         return True
@@ -81,11 +84,11 @@ class Proxy(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.healed = threading.Event()
 
-    def look(self, method: str, key: str, asked: str) -> str:
+    def look(self, method: str, bucket: str, key: str, asked: str) -> str:
         """Remember a request; the fault it meets."""
         with self.lock:
-            kind = next((fault.kind for fault in self.faults if fault.strikes(method, key)), "")
-            self.seen.append(Seen(method, key, asked, kind))
+            kind = next((fault.kind for fault in self.faults if fault.strikes(method, bucket, key)), "")
+            self.seen.append(Seen(method, bucket, key, asked, kind))
             return kind
 
 
@@ -94,9 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: Proxy
 
     def do_GET(self) -> None:
-        path = urllib.parse.unquote(self.path.partition("?")[0]).lstrip("/")
+        bucket, _, key = urllib.parse.unquote(self.path.partition("?")[0]).lstrip("/").partition("/")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.look(self.command, path.partition("/")[2], self.headers.get("Range", ""))
+        fault = self.server.look(self.command, bucket, key, self.headers.get("Range", ""))
         if fault == "flip" and body:
             body, fault = flipped(body), ""
         expected = self.headers.get("x-amz-checksum-sha256")
@@ -170,18 +173,18 @@ class Server:
 
     @property
     def seen(self) -> list[Seen]:
-        """Every request since the test began."""
-        return list(self.proxy.seen)
+        """Every request to this bucket, in order; a thread of a test before may still ask for another."""
+        return [one for one in list(self.proxy.seen) if one.bucket == self.bucket]
 
     @property
     def counts(self) -> Counter[tuple[str, str]]:
         """Requests by method and key."""
-        return Counter((one.method, one.key) for one in self.proxy.seen)
+        return Counter((one.method, one.key) for one in self.seen)
 
     @property
     def struck(self) -> int:
         """Requests that met a fault."""
-        return sum(bool(one.fault) for one in self.proxy.seen)
+        return sum(bool(one.fault) for one in self.seen)
 
     def faults(
         self,
@@ -195,7 +198,11 @@ class Server:
         """From now on: `kind` (one of FAULTS) for requests whose key has the pattern; `times` at most, a seeded share of them."""
         assert kind in FAULTS
         self.proxy.healed.clear()
-        self.proxy.faults.append(Fault(kind, method, re.compile(key), times, share, random.Random(seed)))
+        if kind == "stall":
+            client_module.PATIENCE = client_module.PATIENCE._replace(
+                read_seconds=STALL_SECONDS
+            )  # the fixture restores it
+        self.proxy.faults.append(Fault(kind, method, self.bucket, re.compile(key), times, share, random.Random(seed)))
 
     def heal(self) -> None:
         """No more faults."""
