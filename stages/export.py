@@ -26,9 +26,11 @@ from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.data.decode import decode
 from stages.lib.data.index import Index, read_index
+from stages.lib.data.published import Published, shards_of
 from stages.lib.data.shards import ShardReader
 from stages.lib.models import folder
 from stages.lib.params.export import Export
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.reporting.card import card
 from stages.lib.training.device import device_of
@@ -45,6 +47,7 @@ def main() -> None:
     model, index_path = Path(f"data/models/{name}"), Path(f"data/index/{set_name}.parquet")
     metrics = evaluated(Path(f"data/metrics/{name}.json"), name, set_name)
     index = read_index(index_path, metrics["split"])
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     predictions = pq.read_table(Path(f"data/predictions/{name}.parquet")).to_pydict()
     with files.replace_folder(Path(f"data/exported/{name}")) as built:
         for file in (folder.WEIGHTS, folder.CONFIG):
@@ -52,7 +55,7 @@ def main() -> None:
                 shutil.copyfile(model / file, temporary)
         network = strictly_loaded(built)
         images = min(cfg.parity_images, len(index))
-        found = probabilities(network, index, Path(f"data/shards/{set_name}"), images, device_of(system))
+        found = probabilities(network, index, shards, images, device_of(system))
         parity = compare(found, index, predictions, cfg.parity_tolerance, name)
         text = card(folder.config_of(built), metrics, splits_of(index_path), index.classes, images)
         for file, content in (("parity.json", json.dumps(parity, indent=1) + "\n"), ("README.md", text)):
@@ -90,7 +93,9 @@ def strictly_loaded(path: Path) -> nn.Module:
 
 
 @torch.inference_mode()
-def probabilities(network: nn.Module, index: Index, shards: Path, images: int, device: torch.device) -> np.ndarray:
+def probabilities(
+    network: nn.Module, index: Index, shards: Path | Published, images: int, device: torch.device
+) -> np.ndarray:
     """f32[images, K] of the split's first images, prepared by timm as config.json says."""
     transform = create_transform(**resolve_model_data_config(network), is_training=False)
     reader, network, found = ShardReader(index, shards), network.to(device), []

@@ -16,10 +16,12 @@ from pathlib import Path
 from stages.lib.core import load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
+from stages.lib.data.published import shards_of
 from stages.lib.models import architecture, deit, folder
 from stages.lib.objectives.distill import recipe
 from stages.lib.params.distillation import Kind
 from stages.lib.params.finetune import Finetune
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import TrainDistill
 from stages.lib.training import classifier, history, machine
@@ -34,7 +36,8 @@ def main() -> None:
     cfg, system = load.load("finetune", Finetune), load.load("system", System)
     as_train = load.load_item("train", "distill", TrainDistill)
     kind: Kind = as_train.root if cfg.distill == "as-train" else cfg.distill
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     inputs = [index_path, STUDENT, *([TEACHER] if kind != "none" else [])]
     watch = Watch()
     with runs.open_run("finetune", None, [cfg, as_train], inputs) as run:
