@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from stages.lib.core import files, load, outcome
+from stages.lib.core.outcome import Refusal
 from stages.lib.data import embedded, raw, recorded, source_scan
 from stages.lib.data.raw import Absent
 from stages.lib.data.stat_cache import StatCache
@@ -45,7 +46,10 @@ def main() -> None:
             processes = system.processes or len(os.sched_getaffinity(0))
             state = source_scan.scan(cache, source.path, raw.must_exist(place), processes)
         except Absent as absent:
-            listed, found = recorded.find(name, source.path, place, cache)
+            try:
+                listed, found = recorded.find(name, source.path, place, cache)
+            except Refusal as nothing:
+                raise Refusal(f"{absent}\n{nothing}" if place.remote else str(nothing)) from None
             log.warning("%s: %s Keeping the recorded listing: %s", name, absent, found)
         else:
             listed = cache.listing(state)
