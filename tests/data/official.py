@@ -102,7 +102,7 @@ def struct_array(rows: Sequence[dict[str, Any]], shape: tuple[int, int]) -> np.n
 
 
 SYNSETS = (
-    # ILSVRC2012_ID, wnid, words: the devkit's own order, which is not the wnids'; two cranes, as in ImageNet
+    # ILSVRC2012_ID (made up; like the real ones not in the order of the wnids), wnid, words; two cranes, as in ImageNet
     (1, "n03126707", "crane"),
     (2, "n01440764", "tench, Tinca tinca"),
     (3, "n02119789", "kit fox, Vulpes macrotis"),

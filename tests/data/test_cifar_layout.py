@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from stages.lib.core.outcome import Refusal
@@ -119,6 +121,24 @@ def test_inner__names_are_made_fit_for_paths() -> None:
 def test_inner__refuses_what_is_no_batch(change: dict[str, Any], words: str) -> None:
     with pytest.raises(Refusal, match=words):
         list(cifar_batches.inner("data_batch_3", io.BytesIO(python2_pickle({**GOOD, **change}))))
+
+
+SMALL = python2_pickle({**GOOD, "batch_label": "training batch 1 of 5"})
+OUTSIDE = [place for place in range(len(SMALL)) if not 200 < place < len(SMALL) - 120 or SMALL[place]]
+"""Places in it that are no pixel: all pixels are 0."""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(OUTSIDE), st.integers(0, 255)), min_size=1, max_size=5))
+def test_inner__any_damage_is_refused_or_read(changes: list[tuple[int, int]]) -> None:
+    data = bytearray(SMALL)
+    for place, value in changes:
+        data[place] = value
+    try:
+        for name, content in cifar_batches.inner("data_batch_1", io.BytesIO(bytes(data))):
+            assert name == cifar_batches.NAMES or (name.count("/") == 1 and content.startswith(b"\x89PNG"))
+    except Refusal:
+        pass
 
 
 def member(name: str) -> Entry:

@@ -2,7 +2,10 @@
 
 import hashlib
 import re
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -210,8 +213,6 @@ def test_fetch__follows_redirects_on_http(server: Server, tmp_path: Path) -> Non
 
 
 def test_redirects__from_https_only_to_https() -> None:
-    import urllib.request
-
     follow = download._Redirects().redirect_request
     secure = urllib.request.Request("https://example.org/a")
     with pytest.raises(Refusal, match=r"leads to http://example.org/b, which is not https"):
@@ -241,6 +242,13 @@ def test_main__refuses_sets_that_no_program_can_fetch() -> None:
     for arguments, words in cases:
         with pytest.raises(Refusal, match=words):
             download.main(arguments)
+
+
+def test_command__ends_with_the_sentence_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stages.lib.data.download", "stanford-cars", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "cars_train.tgz (979,269,282 bytes, md5 065e5b463ae28d29e77c1b4b166cfe61)" in done.stderr
 
 
 def test_sets__every_address_has_a_checksum_or_is_known_to_have_none() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from stages.lib.core.outcome import Refusal
 from stages.lib.data import imagenet_layout
 from stages.lib.data.listing import Entry
+from stages.lib.data.probe import Facts, probe
 from tests.data import official
 from tests.data.official import SYNSETS, Truth, expanded, told
 from tests.data.raw_project import folder_of
@@ -59,6 +61,32 @@ def test_archives__the_devkits_ids_are_no_labels(tmp_path: Path) -> None:
     right = [label_of[data] for _, data in VAL[:4]]
     assert right == [3, 0, 2, 1]  # IDs 1 to 4: n03126707, n01440764, n02119789, n02012849
     assert right != [number - 1 for number, _ in VAL[:4]]
+
+
+def test_archives__odd_images_decode_as_training_will(tmp_path: Path) -> None:
+    """The ending says JPEG; format, colour mode and EXIF are what the content says."""
+    official.imagenet(tmp_path)
+    entries, text_of = expanded(tmp_path)
+    facts = [probe(text_of(image.entry)) for image in imagenet_layout.read(entries, text_of).images]
+    assert not [fact for fact in facts if isinstance(fact, str)]
+    kinds = Counter((fact.format, fact.mode, fact.exif) for fact in facts if isinstance(fact, Facts))
+    assert kinds == {
+        ("JPEG", "RGB", 1): 20,
+        ("PNG", "RGB", 1): 1,
+        ("JPEG", "CMYK", 1): 1,
+        ("JPEG", "RGB", 6): 1,
+        ("JPEG", "L", 1): 1,
+    }
+
+
+def test_folders__without_validation_images_that_is_said(tmp_path: Path) -> None:
+    content = files("train/{wnid}/{number}.JPEG", "val/{wnid}/{number}.JPEG", devkit=False)
+    folder_of(tmp_path, {name: data for name, data in content.items() if name.startswith("train")})
+    found, layout = read(tmp_path)
+    assert {one.split for one in found} == {"train"}
+    assert layout.skipped == [
+        "the official validation part: none of its images is there, so some of train will be held out"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,5 @@ def _said(entries: Sequence[Entry], parts: dict[str, dict[str, Entry]]) -> list[
     others = len(entries) - sum(map(len, parts.values())) - texts
     said = [f"{others} files that are no images, labels or names"] if others else []
     if not parts["cars_test"]:
-        said.append(
-            "the test part: cars_test.tgz is not there, so nothing of this set is measured on official test images"
-        )
+        said.append("the official test part: none of its images is there, so nothing is measured on them")
     return said

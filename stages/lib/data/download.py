@@ -76,6 +76,16 @@ def fetch(one: Needed, folder: Path, wait: Callable[[float], object] = time.slee
         _verify(one, target)
         return target
     folder.mkdir(parents=True, exist_ok=True)
+    _fill(one, part, tag, wait)
+    _verify(one, part)
+    part.replace(target)
+    flush_folder(folder)
+    tag.unlink(missing_ok=True)
+    return target
+
+
+def _fill(one: Needed, part: Path, tag: Path, wait: Callable[[float], object]) -> None:
+    """Fetch until `part` is whole, across cut connections. Raises what `fetch` raises."""
     failures = 0
     while True:
         before = _size(part)
@@ -92,11 +102,6 @@ def fetch(one: Needed, folder: Path, wait: Callable[[float], object] = time.slee
                 raise ConnectionError(f"{one.url} gave no new byte in {TRIES} tries; the last: {error}") from error
             log.warning("%s: %s; going on at byte %s", one.name, error, f"{_size(part):,}")
             wait(2.0**failures)
-    _verify(one, part)
-    part.replace(target)
-    flush_folder(folder)
-    tag.unlink(missing_ok=True)
-    return target
 
 
 def _more(one: Needed, part: Path, tag: Path) -> None:

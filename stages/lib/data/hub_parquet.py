@@ -52,7 +52,7 @@ def inner(name: str, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
 
 def _inner(name: str, split: str, row: int, found: dict[str, Any] | None, label: int) -> tuple[str, bytes]:
     data = (found or {}).get("bytes")
-    if not data:
+    if data is None:
         raise Refusal(
             f"{name}: row {row} holds no image bytes, only a path or nothing. Get the files with the images inside."
         )

@@ -60,6 +60,8 @@ def read(entries: Sequence[Entry], text_of: Callable[[Entry], bytes]) -> Layout:
         skipped["validation images of classes that train lacks"] = len(found) - len(images)
     words = dict(synsets.values())
     said = [f"{number} {why}" for why, number in sorted(skipped.items())]
+    if not any(image.split == "val" for image in images):
+        said.append("the official validation part: none of its images is there, so some of train will be held out")
     return Layout(distinct([words.get(wnid, wnid) for wnid in wnids], wnids), images, [], said)
 
 
