@@ -31,8 +31,8 @@ def load_item(block: str, key: str, schema: type[Schema]) -> Schema:
 
 
 def load_optional(block: str, key: str, schema: type[Schema]) -> Schema:
-    """The same for a key that may be left out, which is null then. Raises Refusal."""
-    values = _entry(_read(PARAMS), block, ())
+    """The same for a key that may be left out, also with its block; it is null then. Raises Refusal."""
+    values = _read(PARAMS).get(block)
     return _validate(values.get(key) if isinstance(values, dict) else None, schema, (block, key))
 
 
