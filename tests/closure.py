@@ -28,12 +28,14 @@ OPAQUE = {"importlib.import_module", "import_module", "__import__", "exec", "eva
 SPEED_ONLY = {"system", "shard.published_uri"}
 # Code that only carries bytes a stage compares with a sha256 it knows: it can fail, and cannot change what comes out. So an
 # edit of it is no reason to recompute (tests/data/test_published.py and tests/core/test_objects.py flip bytes on their way).
+# FIRST_READERS meet raw bytes whose sha256 nobody knows yet, so for them it is.
 CARRIERS = {
     "stages/lib/core/objects.py",
     "stages/lib/core/s3.py",
     "stages/lib/data/published.py",
     "stages/lib/data/shard_cache.py",
 }
+FIRST_READERS = {"scan", "ingest"}
 DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "great_expectations": "great-expectations"}
 
 
@@ -66,11 +68,11 @@ def imports(source: Path) -> frozenset[str]:
 
 
 def sources_of(name: str, root: Path) -> list[Path]:
-    """Repo files that importing the dotted `name` executes: the module, and any __init__ with code above it; no CARRIERS."""
+    """Repo files that importing the dotted `name` executes: the module, and any __init__ with code above it."""
     parts = name.split(".")
     paths = [root.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
     files = [f for path in paths for f in (path.with_suffix(".py"), path / "__init__.py")]
-    return [f for f in files if f.is_file() and has_code(f) and str(f.relative_to(root)) not in CARRIERS]
+    return [f for f in files if f.is_file() and has_code(f)]
 
 
 def has_code(source: Path) -> bool:
@@ -83,6 +85,7 @@ def closure(entry: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
     """(repo files, third-party import names) reachable from `entry`."""
     files: set[Path] = set()
     packages: set[str] = set()
+    carriers = set() if entry.stem in FIRST_READERS else {root / name for name in CARRIERS}
     todo = [entry]
     while todo:
         source = todo.pop()
@@ -92,7 +95,7 @@ def closure(entry: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
         for name in imports(source):
             top = name.split(".")[0]
             if (root / top).is_dir():
-                todo += sources_of(name, root)
+                todo += [file for file in sources_of(name, root) if file not in carriers]
             elif top not in sys.stdlib_module_names:
                 packages.add(top)
     return files, packages
