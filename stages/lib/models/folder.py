@@ -89,6 +89,7 @@ def describe(
     known = timm.get_pretrained_cfg(architecture)
     assert known is not None
     side = math.ceil(image_size / 32)  # a RegNet's last feature map; transformers have none
+    prepared = preprocessing(image_size, crop_pct)
     return {
         "architecture": architecture,
         "num_classes": model.num_classes,
@@ -96,8 +97,9 @@ def describe(
         "model_args": dict(model_args),
         **({"label_names": list(names)} if names else {}),
         "pretrained_cfg": {
+            "input_size": prepared.pop("input_size"),
             "fixed_input_size": known.fixed_input_size,
-            **preprocessing(image_size, crop_pct),
+            **prepared,
             "num_classes": model.num_classes,
             "pool_size": [side, side] if known.pool_size else None,
             "first_conv": known.first_conv,
