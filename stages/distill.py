@@ -25,9 +25,11 @@ from stages.lib.data.batches import batches
 from stages.lib.data.index import read_index
 from stages.lib.data.normalise import denormalise
 from stages.lib.data.pixels import classifier_pixels
+from stages.lib.data.published import shards_of
 from stages.lib.data.shards import ShardReader
 from stages.lib.models import architecture, deit, folder, teaching
 from stages.lib.objectives.distill import recipe
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import Train
 from stages.lib.training import classifier, history, machine
@@ -41,7 +43,8 @@ def main() -> None:
     """Train, or go on training; write the student and what it saw."""
     set_name = sys.argv[1]
     cfg, system = load.load("train", Train), load.load("system", System)
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     taught = cfg.distill != "none"
     inputs = [index_path, *([ENCODER] if cfg.init == "mae" else []), *([TEACHER] if taught else [])]
     watch = Watch()

@@ -30,9 +30,11 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.data.decode import decode
 from stages.lib.data.index import Index, read_index
 from stages.lib.data.preparation import preparation_of
+from stages.lib.data.published import Published, shards_of
 from stages.lib.data.shards import ShardReader
 from stages.lib.models import folder, onnx_file, outputs, program_file
 from stages.lib.params.export import Export
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.reporting.card import card
 from stages.lib.training import parity
@@ -52,7 +54,7 @@ def main() -> None:
     name, set_name = sys.argv[1:3]
     cfg, system = load.load("export", Export), load.load("system", System)
     model, index_path = Path(f"data/models/{name}"), Path(f"data/index/{set_name}.parquet")
-    shards = Path(f"data/shards/{set_name}")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     metrics = None if name == ENCODER else evaluated(Path(f"data/metrics/{name}.json"), name, set_name)
     index = read_index(index_path, metrics["split"] if metrics else ENCODER_SPLIT)
     device = device_of(system)
@@ -158,7 +160,9 @@ def strictly_loaded(path: Path) -> nn.Module:
 
 
 @torch.inference_mode()
-def probabilities(network: nn.Module, index: Index, shards: Path, images: int, device: torch.device) -> np.ndarray:
+def probabilities(
+    network: nn.Module, index: Index, shards: Path | Published, images: int, device: torch.device
+) -> np.ndarray:
     """f32[images, K] of the split's first images, prepared by timm as config.json says."""
     transform = create_transform(**resolve_model_data_config(network), is_training=False)
     reader, network, found = ShardReader(index, shards), network.to(device), []

@@ -16,10 +16,12 @@ from pathlib import Path
 from stages.lib.core import load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
+from stages.lib.data.published import shards_of
 from stages.lib.models import architecture, deit, folder, teaching
 from stages.lib.objectives.distill import recipe
 from stages.lib.params.distillation import Kind
 from stages.lib.params.finetune import Finetune
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import TrainDistill, TrainTeacherNormalisation
 from stages.lib.training import classifier, history, machine
@@ -35,7 +37,8 @@ def main() -> None:
     as_train = load.load_item("train", "distill", TrainDistill)
     normalisation = load.load_item("train", "teacher_normalisation", TrainTeacherNormalisation)
     kind: Kind = as_train.root if cfg.distill == "as-train" else cfg.distill
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     inputs = [index_path, STUDENT, *([TEACHER] if kind != "none" else [])]
     watch = Watch()
     with runs.open_run("finetune", None, [cfg, as_train, normalisation], inputs) as run:

@@ -23,9 +23,11 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
 from stages.lib.data.preparation import Preparation, preparation_of
+from stages.lib.data.published import shards_of
 from stages.lib.models import fetched, folder
 from stages.lib.models import teacher as regnet
 from stages.lib.objectives.classify import Classify
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.teacher import Teacher
 from stages.lib.training import classifier, history, machine
@@ -38,7 +40,8 @@ def main() -> None:
     """Train or fetch; write the same artefact either way."""
     set_name = sys.argv[1]
     cfg, system = load.load("teacher", Teacher), load.load("system", System)
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     watch = Watch()
     with runs.open_run("teacher", None, [cfg], [index_path]) as run:
         device = machine.prepare(run, system)

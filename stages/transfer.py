@@ -19,8 +19,10 @@ import torch
 from stages.lib.core import files, load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index, splits
+from stages.lib.data.published import shards_of
 from stages.lib.models import architecture, deit, folder
 from stages.lib.objectives.classify import Classify
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.transfer import Transfer
 from stages.lib.training import classifier, history, machine, measure
@@ -31,7 +33,8 @@ def main() -> None:
     """Transfer, or go on; write the model and its measured accuracy."""
     set_name = sys.argv[1]
     cfg, system = load.load("transfer", Transfer), load.load("system", System)
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     origin, name = Path(f"data/models/{cfg.model}"), f"transfer-{set_name}"
     watch = Watch()
     with runs.open_run("transfer", set_name, [cfg], [index_path, origin]) as run:

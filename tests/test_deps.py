@@ -72,3 +72,24 @@ def test_closure__sees_a_new_import_and_refuses_what_hides_one(tmp_path: Path) -
         hidden.write_text(line + "\n")
         with pytest.raises(SyntaxError):
             closure.imports(hidden)
+
+
+def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> None:
+    """Law 5: what says where bytes lie and what only carries them re-runs nothing; what says which bytes does."""
+    assert all((closure.ROOT / name).is_file() for name in closure.CARRIERS)
+    for name, spec in STAGES.items():
+        assert not closure.CARRIERS & set(spec["deps"]), name
+        if not closure.whole_file(spec):
+            assert "shard.published_uri" not in spec.get("params", []) and "shard" not in spec.get("params", []), name
+    assert {"shard.images_per_shard", "shard.seed"} <= set(STAGES["shard"]["params"])
+    streaming = [name for name, spec in STAGES.items() if "load_optional" in closure.entry_of(spec).read_text()]
+    assert set(streaming) == {
+        "teacher",
+        "pretrain",
+        "distill",
+        "finetune",
+        "transfer",
+        "evaluate",
+        "export",
+        "export-mae",
+    }

@@ -8,6 +8,7 @@ import pytest
 
 from stages.lib.core import content, fetch, objects
 from stages.lib.core.outcome import Refusal
+from tests.s3 import Server
 
 DATA = b"weights" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -89,3 +90,20 @@ def test_fetch__a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_fetch__knows_three_kinds_of_place() -> None:
     with pytest.raises(Refusal, match="no remote file"):
         fetch.fetch("http://127.0.0.1/w.pth", DIGEST)
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "cut", "flip"])
+def test_fetch__from_a_bucket_that_fails(s3: Server, runs: Path, kind: str) -> None:
+    """The real S3 client against a server that breaks twice: the right bytes."""
+    uri = s3.put("teachers/w.pth", DATA)
+    s3.faults(kind, "w.pth", times=2)
+    assert fetch.fetch(uri, DIGEST).read_bytes() == DATA
+    assert s3.struck and [path.name for path in (runs / "fetched").iterdir() if not path.suffix] == [DIGEST]
+
+
+def test_fetch__from_a_bucket_that_lacks_it(s3: Server) -> None:
+    with pytest.raises(Refusal, match=r"no\.pth"):
+        fetch.fetch(f"{s3.uri}/no.pth", DIGEST)
+    uri = s3.put("other.pth", b"another file")
+    with pytest.raises(Refusal, match=f"{DIGEST[:8]} was named"):
+        fetch.fetch(uri, DIGEST[:8])

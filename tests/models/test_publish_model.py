@@ -10,6 +10,7 @@ from stages.lib.core import files, upload
 from stages.lib.core.outcome import Refusal
 from stages.lib.models import folder, publish_model
 from stages.lib.models.publish_model import publish
+from tests.s3 import Server
 
 
 @pytest.fixture
@@ -110,3 +111,27 @@ def test_publish__to_a_bucket_config_json_goes_last(exported: Path, monkeypatch:
     monkeypatch.setattr(upload, "upload_folder", uploaded)
     assert "5 files uploaded" in publish("student", "s3://bucket/models/student/", exported)
     assert asked == [(exported / "student", "s3://bucket/models/student", ["config.json"])]
+
+
+def test_publish__to_a_bucket(exported: Path, s3: Server) -> None:
+    """The real S3 client: every file, nothing twice, a newer model whole."""
+    target = f"{s3.uri}/models/student"
+    assert "5 files uploaded, 0 lay there" in publish("student", target, exported)
+    assert "0 files uploaded, 5 lay there" in publish("student", target, exported)
+    names = ["README.md", "config.json", "model.onnx", "model.safetensors", "parity.json"]
+    assert s3.keys() == [f"models/student/{name}" for name in names]
+    assert all(s3.get(f"models/student/{name}") == (exported / "student" / name).read_bytes() for name in names)
+
+
+def test_publish__to_a_bucket_that_fails_half_way_shows_no_model(exported: Path, s3: Server) -> None:
+    target = f"{s3.uri}/models/student"
+    publish("student", target, exported)
+    (exported / "student/model.safetensors").write_text("newer weights")
+    (exported / "student/config.json").write_text("newer config")
+    s3.faults("503", "model.safetensors", method="PUT")
+    with pytest.raises(OSError):
+        publish("student", target, exported)
+    assert "models/student/config.json" not in s3.keys()  # a loader finds nothing rather than a mixture
+    s3.heal()
+    publish("student", target, exported)
+    assert s3.get("models/student/config.json") == b"newer config"

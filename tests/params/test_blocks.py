@@ -10,6 +10,7 @@ from stages.lib.core import load
 from stages.lib.params.export import Export
 from stages.lib.params.optimizer import Optimizer, Schedule
 from stages.lib.params.pretrain import Pretrain
+from stages.lib.params.shard import Shard
 from stages.lib.params.sources import Source, Sources
 from stages.lib.params.teacher import RegNetSizes, Teacher
 from stages.lib.params.train import Train
@@ -181,3 +182,14 @@ def test_regnet_sizes__widths_are_timms(name: str) -> None:
 def test_regnet_sizes__three_stages_are_no_regnet() -> None:
     with pytest.raises(ValidationError, match=r"these sizes make 3 stages, of widths \[24, 48, 96\]"):
         RegNetSizes(depth=6, w0=24, wa=16.0, wm=2.0, group_size=8, stem_width=16)
+
+
+def test_published_uri__is_an_address_or_null_and_no_part_of_a_runs_identity() -> None:
+    values = {"images_per_shard": 8, "seed": 0}
+    assert Shard.model_validate(values).published_uri is None
+    for uri in ("s3://bucket", "s3://my.bucket-1/a/b"):
+        shard = Shard.model_validate(values | {"published_uri": uri})
+        assert shard.published_uri == uri and shard.model_dump(mode="json") == values
+    for wrong in ("bucket/prefix", "https://bucket/prefix", "s3://", "s3:///x", "s3://B", 7):
+        with pytest.raises(ValidationError, match="published_uri"):
+            Shard.model_validate(values | {"published_uri": wrong})

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from stages.lib.training.journal import Journal
 from stages.lib.training.loop import Row, Trained, fit
 from stages.lib.training.plan import planned
 
+if TYPE_CHECKING:
+    from stages.lib.data.published import Published
+
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +42,7 @@ class Material:
 
     train: Index
     val: Index
-    shards: Path
+    shards: "Path | Published"
 
 
 def stream_of(views: Views, index: Index, reader: ShardReader, depth: int) -> Stream:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from stages.lib.models import deit, folder
 from stages.lib.params.system import System
 from stages.lib.training.accuracy import Tally
 from stages.lib.training.device import device_of
+
+if TYPE_CHECKING:
+    from stages.lib.data.published import Published
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,13 @@ class Measured:
         }
 
 
-def model(path: Path, index: Index, shards: Path, batch_size: int, system: System) -> dict[str, Any]:
+def model(path: Path, index: Index, shards: "Path | Published", batch_size: int, system: System) -> dict[str, Any]:
     """The metrics of the model folder `path` on the images of `index`. Raises Refusal."""
     return examine(path, index, shards, batch_size, system).metrics()
 
 
 @torch.inference_mode()
-def examine(path: Path, index: Index, shards: Path, batch_size: int, system: System) -> Measured:
+def examine(path: Path, index: Index, shards: "Path | Published", batch_size: int, system: System) -> Measured:
     """As `model`, with every image's predictions. Deterministic for one machine, thread count and batch size."""
     network, config = folder.load(path)
     fits(config, index, path)

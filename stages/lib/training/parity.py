@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.data.decode import decode
 from stages.lib.data.index import Index
 from stages.lib.data.shards import ShardReader
+
+if TYPE_CHECKING:
+    from stages.lib.data.published import Published
 
 CHUNK = 32  # images at a time
 
@@ -44,7 +47,7 @@ def prove(
     own: Candidate,
     others: Sequence[Candidate],
     index: Index,
-    shards: Path,
+    shards: "Path | Published",
     images: int,
     tolerance: float,
     labelled: bool = True,
