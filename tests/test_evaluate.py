@@ -33,6 +33,7 @@ from stages.lib.training import measure
 SET, CLASSES = "tiny", tuple("abcdefg")
 COUNTS = {"train": 9, "val": 37}
 PARAMS = """\
+shard: {images_per_shard: 8, seed: 0}
 evaluate: {split: val, batch_size: 8}
 export: {formats: FORMATS, parity_images: 32, parity_tolerance: 1e-4}
 system: {device: cpu, threads: 1, workers: WORKERS, processes: 0, prefetch: 2, log_seconds: 5.0, log_steps: 10,
