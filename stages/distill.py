@@ -27,7 +27,7 @@ from stages.lib.data.normalise import denormalise
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.data.published import shards_of
 from stages.lib.data.shards import ShardReader
-from stages.lib.models import architecture, deit, folder
+from stages.lib.models import architecture, deit, folder, teaching
 from stages.lib.objectives.distill import recipe
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
@@ -52,14 +52,23 @@ def main() -> None:
         device = machine.prepare(run, system)
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         student = fresh_student(cfg, len(material.train.classes))
-        teacher = folder.load(TEACHER)[0] if taught else None
+        teacher = teaching.load(TEACHER, material.train.classes, cfg.teacher_normalisation) if taught else None
         objective = recipe(student, teacher, cfg.distill, cfg, len(material.train.classes)).to(device)
         show_views(cfg, material)
         rows = classifier.train(
             "distill", objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )
         name, arguments = architecture.classifier(cfg.model, cfg.views.image_size, taught)
-        folder.save(student, STUDENT, name, arguments, cfg.views.image_size, cfg.crop_pct, material.train.classes)
+        folder.save(
+            student,
+            STUDENT,
+            name,
+            arguments,
+            cfg.views.image_size,
+            cfg.crop_pct,
+            material.train.classes,
+            derived_from=folder.lineage(*inputs[1:]),
+        )
         history.write(Path("data/history/student.csv"), rows)
 
 

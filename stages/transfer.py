@@ -48,7 +48,10 @@ def main() -> None:
             name, objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )
         kind, arguments = architecture.classifier(deit.sizes(student), cfg.views.image_size, deit.is_distilled(student))
-        folder.save(student, Path("data/models") / name, kind, arguments, cfg.views.image_size, cfg.crop_pct, classes)
+        size, derived = cfg.views.image_size, folder.lineage(origin)
+        folder.save(
+            student, Path("data/models") / name, kind, arguments, size, cfg.crop_pct, classes, derived_from=derived
+        )
         history.write(Path(f"data/history/{name}.csv"), rows)
         split = "test" if "test" in splits(index_path) else "val"
         metrics = measure.model(Path("data/models") / name, read_index(index_path, split), shards, 256, system)
