@@ -56,7 +56,7 @@ def compare_versions(versions: Versions) -> None:
 
 def sources_are_there(sources: Sources) -> None:
     """Raises Refusal naming every source whose files are neither here nor remembered from a scan."""
-    from stages.lib.data import presence  # what it needs takes longer to import than a typo takes to find
+    from stages.lib.ingestion import presence  # what it needs takes longer to import than a typo takes to find
 
     if absent := presence.absent(sources.root):
         raise Refusal("\n".join(["Raw images are missing:", *absent]))

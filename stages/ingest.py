@@ -1,7 +1,7 @@
 """One manifest row per image, each decoded once.
 
 in    data/listing/<set>.parquet              what `scan` found; the raw source itself is read in place
-out   data/manifest/<set>.parquet             a row per good image (stages/lib/data/manifest.py says what is in it)
+out   data/manifest/<set>.parquet             a row per good image (stages/lib/ingestion/manifest.py says what is in it)
       data/manifest/<set>-rejected.csv        member,reason of the others
       data/samples/<set>.png                  48 training images
 run   dvc repro -s ingest@<set>
@@ -21,14 +21,14 @@ from pathlib import Path
 from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Watch
-from stages.lib.data import contact_sheet, layouts, listing, manifest, parallel, payloads, raw, splitting
-from stages.lib.data.contents import Item
-from stages.lib.data.findings import Findings
-from stages.lib.data.keys import keys
-from stages.lib.data.layout import Image, Layout
-from stages.lib.data.look import Look
-from stages.lib.data.manifest import Row
-from stages.lib.data.parallel import Crew
+from stages.lib.ingestion import contact_sheet, layouts, listing, manifest, parallel, payloads, raw, splitting
+from stages.lib.ingestion.contents import Item
+from stages.lib.ingestion.findings import Findings
+from stages.lib.ingestion.keys import keys
+from stages.lib.ingestion.layout import Image, Layout
+from stages.lib.ingestion.look import Look
+from stages.lib.ingestion.manifest import Row
+from stages.lib.ingestion.parallel import Crew
 from stages.lib.params.ingest import Ingest
 from stages.lib.params.sources import Source
 from stages.lib.params.system import System

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
-from stages.lib.data import embedded, raw, recorded, source_scan
-from stages.lib.data.raw import Absent
-from stages.lib.data.stat_cache import StatCache
+from stages.lib.ingestion import embedded, raw, recorded, source_scan
+from stages.lib.ingestion.raw import Absent
+from stages.lib.ingestion.stat_cache import StatCache
 from stages.lib.params.sources import Source
 from stages.lib.params.system import System
 
@@ -33,7 +33,7 @@ def main() -> None:
     """Bring the cached listing up to date and publish a copy of it. Raises Refusal."""
     name = sys.argv[1]
     if name == AVAILABLE:
-        from stages.lib.data import presence  # a scan starts without the layouts
+        from stages.lib.ingestion import presence  # a scan starts without the layouts
 
         sys.stdout.writelines(f"{line}\n" for line in presence.available())
         return

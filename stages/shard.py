@@ -21,12 +21,12 @@ from typing import Any
 
 from stages.lib.core import files, load, outcome, runs
 from stages.lib.core.signals import Stopped, Watch
-from stages.lib.data import index_writer, manifest, parallel, payloads, raw, shard_writer
 from stages.lib.data.endings import ENDINGS
-from stages.lib.data.manifest import Row
-from stages.lib.data.parallel import Crew
-from stages.lib.data.plan import Planned, plan
-from stages.lib.data.shard_writer import Job, Shard
+from stages.lib.ingestion import index_writer, manifest, parallel, payloads, raw, shard_writer
+from stages.lib.ingestion.manifest import Row
+from stages.lib.ingestion.parallel import Crew
+from stages.lib.ingestion.plan import Planned, plan
+from stages.lib.ingestion.shard_writer import Job, Shard
 from stages.lib.params.shard import Shard as Params
 from stages.lib.params.sources import Source
 from stages.lib.params.system import System

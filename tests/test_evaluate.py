@@ -20,9 +20,9 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
 from stages import evaluate
 from stages.lib.core.outcome import Refusal
-from stages.lib.data import index_writer
 from stages.lib.data.index import read_index
-from stages.lib.data.index_writer import Place
+from stages.lib.ingestion import index_writer
+from stages.lib.ingestion.index_writer import Place
 from stages.lib.models import architecture, deit, folder
 from stages.lib.models import teacher as regnet
 from stages.lib.params.system import System

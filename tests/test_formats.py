@@ -14,9 +14,9 @@ from stages import scan as stages_scan
 from stages.lib.core.outcome import Refusal
 from stages.lib.data.decode import decode
 from stages.lib.data.shards import ShardReader
-from tests.data import official
-from tests.data.official import Truth
-from tests.data.raw_project import RawProject, raw_project
+from tests.ingestion import official
+from tests.ingestion.official import Truth
+from tests.ingestion.raw_project import RawProject, raw_project
 
 __all__ = ["raw_project"]
 SETS: dict[str, tuple[str, Callable[[Path], list[Truth]]]] = {
@@ -76,8 +76,8 @@ def test_formats__every_image_of_an_official_set_is_in_the_shards(raw_project: R
 def test_formats__processes_change_nothing(raw_project: RawProject, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     placed(raw_project, kind)
     first = raw_project.run("scan", "ingest", "shard").outputs()
-    monkeypatch.setattr("stages.lib.data.parallel.SMALL", 0)
-    monkeypatch.setattr("stages.lib.data.findings.TOGETHER", 7)
+    monkeypatch.setattr("stages.lib.ingestion.parallel.SMALL", 0)
+    monkeypatch.setattr("stages.lib.ingestion.findings.TOGETHER", 7)
     raw_project.params("system", processes=2)
     assert raw_project.run("ingest", "shard").outputs() == first
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from stages.lib.core.outcome import Refusal
-from stages.lib.data.manifest import SCHEMA
-from tests.data.raw_project import RawProject, encoded, picture, png, raw_project
+from stages.lib.ingestion.manifest import SCHEMA
+from tests.ingestion.raw_project import RawProject, encoded, picture, png, raw_project
 
 __all__ = ["raw_project"]
 PLAIN = {f"{name}/{n}.png": png(10 * k + n) for k, name in enumerate("ab") for n in range(5)}
@@ -147,8 +147,8 @@ def test_ingest__same_bytes_for_folder_tar_and_processes(
     raw_project.tree(files)
     first = raw_project.run("scan", "ingest").outputs()
     assert raw_project.run("ingest").outputs() == first
-    monkeypatch.setattr("stages.lib.data.parallel.SMALL", 0)
-    monkeypatch.setattr("stages.lib.data.findings.TOGETHER", 2)
+    monkeypatch.setattr("stages.lib.ingestion.parallel.SMALL", 0)
+    monkeypatch.setattr("stages.lib.ingestion.findings.TOGETHER", 2)
     raw_project.params("system", processes=2)
     assert raw_project.run("ingest").outputs() == first
     tree = rows(raw_project)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from stages.lib.core.outcome import Refusal
-from stages.lib.data import expansion, findings
-from tests.data import official
-from tests.data.raw_project import RawProject, folder_of, png, raw_project, tar_of
+from stages.lib.ingestion import expansion, findings
+from tests.ingestion import official
+from tests.ingestion.raw_project import RawProject, folder_of, png, raw_project, tar_of
 from tests.s3 import PASSING, Server
 
 __all__ = ["raw_project"]
@@ -119,7 +119,7 @@ def test_scan__a_worker_without_access_keeps_the_recorded_listing(
 
 def test_remote__processes_change_nothing(raw_project: RawProject, s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     local = both(raw_project, s3, "folder", lambda folder: folder_of(folder, TREE))
-    monkeypatch.setattr("stages.lib.data.parallel.SMALL", 0)
+    monkeypatch.setattr("stages.lib.ingestion.parallel.SMALL", 0)
     monkeypatch.setattr(findings, "TOGETHER", 2)
     monkeypatch.setattr(expansion, "KEPT", 1 << 12)
     raw_project.params("system", processes=2)

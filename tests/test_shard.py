@@ -19,13 +19,13 @@ from timm.data import create_dataset
 from stages import shard
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Stopped, Watch
-from stages.lib.data import shard_writer
 from stages.lib.data.decode import decode
 from stages.lib.data.endings import ENDINGS
-from stages.lib.data.manifest import Row
-from stages.lib.data.parallel import Crew
 from stages.lib.data.shards import ShardReader
-from tests.data.raw_project import ROOT, RawProject, encoded, folder_of, picture, png, raw_project, tar_of
+from stages.lib.ingestion import shard_writer
+from stages.lib.ingestion.manifest import Row
+from stages.lib.ingestion.parallel import Crew
+from tests.ingestion.raw_project import ROOT, RawProject, encoded, folder_of, picture, png, raw_project, tar_of
 
 __all__ = ["raw_project"]
 ODD = {
@@ -139,7 +139,7 @@ def test_shard__same_bytes_on_every_build_and_for_every_number_of_processes(
 ) -> None:
     first = made.outputs()
     assert made.run("shard").outputs() == first
-    monkeypatch.setattr("stages.lib.data.parallel.SMALL", 0)
+    monkeypatch.setattr("stages.lib.ingestion.parallel.SMALL", 0)
     made.params("system", processes=2)
     assert made.run("shard").outputs() == first
     made.params("shard", seed=1)

@@ -26,7 +26,7 @@ from stages.lib.data.shard_cache import ShardCache, Wanted
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.views import Views
 from stages.lib.training.classifier import stream_of
-from tests.data.raw_project import RawProject, png
+from tests.ingestion.raw_project import RawProject, png
 from tests.s3 import FAULTS, PASSING, Server
 from tests.workspace import environment
 
