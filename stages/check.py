@@ -1,6 +1,6 @@
-"""Check params.yaml before anything is spent: every block, block against block, and the installed packages.
+"""Check before anything is spent: every block of params.yaml, block against block, packages, and that raw images are there.
 
-in    params.yaml
+in    params.yaml; whether the files of `sources` exist (on S3 it is `scan` that looks)
 out   data/checked   constant, so that a change of a parameter invalidates nothing through this stage
 run   dvc repro -s check; `python -m stages.check --dry` (`make check`) writes nothing and needs no DVC, whose own
       templating would stumble first over a typo in what dvc.yaml interpolates
@@ -14,6 +14,7 @@ from pathlib import Path
 from stages.lib.core import load, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.everything import Everything
+from stages.lib.params.sources import Sources
 from stages.lib.params.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def main() -> None:
         raise Refusal(f"python -m stages.check knows --dry only, not {' '.join(unknown)}.")
     params = load.whole(Everything)
     compare_versions(params.versions)
+    sources_are_there(params.sources)
     log.info(VALID)
     if "--dry" not in sys.argv:
         CHECKED.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +52,14 @@ def compare_versions(versions: Versions) -> None:
             wrong.append(f"  versions.{package} is {expected!r}, installed is {found}")
     if wrong:
         raise Refusal("\n".join(["The installed packages are not those of params.yaml:", *wrong, REMEDY]))
+
+
+def sources_are_there(sources: Sources) -> None:
+    """Raises Refusal naming every source whose files are neither here nor remembered from a scan."""
+    from stages.lib.ingestion import presence  # what it needs takes longer to import than a typo takes to find
+
+    if absent := presence.absent(sources.root):
+        raise Refusal("\n".join(["Raw images are missing:", *absent]))
 
 
 def installed(package: str) -> str:

@@ -25,9 +25,11 @@ from stages.lib.data.batches import batches
 from stages.lib.data.index import read_index
 from stages.lib.data.normalise import denormalise
 from stages.lib.data.pixels import classifier_pixels
+from stages.lib.data.published import shards_of
 from stages.lib.data.shards import ShardReader
-from stages.lib.models import architecture, deit, folder
+from stages.lib.models import architecture, deit, folder, teaching
 from stages.lib.objectives.distill import recipe
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import Train
 from stages.lib.training import classifier, history, machine
@@ -41,7 +43,8 @@ def main() -> None:
     """Train, or go on training; write the student and what it saw."""
     set_name = sys.argv[1]
     cfg, system = load.load("train", Train), load.load("system", System)
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     taught = cfg.distill != "none"
     inputs = [index_path, *([ENCODER] if cfg.init == "mae" else []), *([TEACHER] if taught else [])]
     watch = Watch()
@@ -49,14 +52,23 @@ def main() -> None:
         device = machine.prepare(run, system)
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         student = fresh_student(cfg, len(material.train.classes))
-        teacher = folder.load(TEACHER)[0] if taught else None
+        teacher = teaching.load(TEACHER, material.train.classes, cfg.teacher_normalisation) if taught else None
         objective = recipe(student, teacher, cfg.distill, cfg, len(material.train.classes)).to(device)
         show_views(cfg, material)
         rows = classifier.train(
             "distill", objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )
         name, arguments = architecture.classifier(cfg.model, cfg.views.image_size, taught)
-        folder.save(student, STUDENT, name, arguments, cfg.views.image_size, cfg.crop_pct, material.train.classes)
+        folder.save(
+            student,
+            STUDENT,
+            name,
+            arguments,
+            cfg.views.image_size,
+            cfg.crop_pct,
+            material.train.classes,
+            derived_from=folder.lineage(*inputs[1:]),
+        )
         history.write(Path("data/history/student.csv"), rows)
 
 

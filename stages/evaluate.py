@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 
 from stages.lib.core import files, load, outcome
 from stages.lib.data.index import read_index
+from stages.lib.data.published import shards_of
 from stages.lib.params.evaluate import Evaluate
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.training import accuracy, measure
 from stages.lib.training.accuracy import Judged
@@ -36,9 +38,8 @@ def main() -> None:
     name, set_name = sys.argv[1:3]
     cfg, system = load.load("evaluate", Evaluate), load.load("system", System)
     index = read_index(Path(f"data/index/{set_name}.parquet"), cfg.split)
-    measured = measure.examine(
-        Path(f"data/models/{name}"), index, Path(f"data/shards/{set_name}"), cfg.batch_size, system
-    )
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
+    measured = measure.examine(Path(f"data/models/{name}"), index, shards, cfg.batch_size, system)
     metrics, heads = measured.metrics(), measured.tally.heads()
     model = heads.get("fused_logits", heads["class"])  # what timm's forward in eval mode gives
     write_predictions(Path(f"data/predictions/{name}.parquet"), measured, heads, model)

@@ -16,12 +16,14 @@ from pathlib import Path
 from stages.lib.core import load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
-from stages.lib.models import architecture, deit, folder
+from stages.lib.data.published import shards_of
+from stages.lib.models import architecture, deit, folder, teaching
 from stages.lib.objectives.distill import recipe
 from stages.lib.params.distillation import Kind
 from stages.lib.params.finetune import Finetune
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
-from stages.lib.params.train import TrainDistill
+from stages.lib.params.train import TrainDistill, TrainTeacherNormalisation
 from stages.lib.training import classifier, history, machine
 from stages.lib.training.classifier import Material
 
@@ -33,23 +35,35 @@ def main() -> None:
     set_name = sys.argv[1]
     cfg, system = load.load("finetune", Finetune), load.load("system", System)
     as_train = load.load_item("train", "distill", TrainDistill)
+    normalisation = load.load_item("train", "teacher_normalisation", TrainTeacherNormalisation)
     kind: Kind = as_train.root if cfg.distill == "as-train" else cfg.distill
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     inputs = [index_path, STUDENT, *([TEACHER] if kind != "none" else [])]
     watch = Watch()
-    with runs.open_run("finetune", None, [cfg, as_train], inputs) as run:
+    with runs.open_run("finetune", None, [cfg, as_train, normalisation], inputs) as run:
         device = machine.prepare(run, system)
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         student, _ = folder.load(STUDENT)
         larger = deit.enlarge(student, cfg.views.image_size, cfg.drop_path if cfg.mode == "train" else 0.0)
-        teacher = folder.load(TEACHER)[0] if kind != "none" else None
-        objective = recipe(larger, teacher, kind, cfg, len(material.train.classes)).to(device)
+        classes = material.train.classes
+        teacher = teaching.load(TEACHER, classes, normalisation.root) if kind != "none" else None
+        objective = recipe(larger, teacher, kind, cfg, len(classes)).to(device)
         rows = classifier.train(
             "finetune", objective, larger, partial(deit.mean_logits, larger), cfg, material, run, system, watch
         )
-        classes = material.train.classes
         name, arguments = architecture.classifier(deit.sizes(larger), cfg.views.image_size, deit.is_distilled(larger))
-        folder.save(larger, FINETUNED, name, arguments, cfg.views.image_size, cfg.crop_pct, classes)
+        derived = folder.lineage(*inputs[1:])
+        folder.save(
+            larger,
+            FINETUNED,
+            name,
+            arguments,
+            cfg.views.image_size,
+            cfg.crop_pct,
+            classes,
+            derived_from=derived,
+        )
         history.write(Path("data/history/finetuned.csv"), rows)
 
 

@@ -1,7 +1,7 @@
 """One manifest row per image, each decoded once.
 
 in    data/listing/<set>.parquet              what `scan` found; the raw source itself is read in place
-out   data/manifest/<set>.parquet             a row per good image (stages/lib/data/manifest.py says what is in it)
+out   data/manifest/<set>.parquet             a row per good image (stages/lib/ingestion/manifest.py says what is in it)
       data/manifest/<set>-rejected.csv        member,reason of the others
       data/samples/<set>.png                  48 training images
 run   dvc repro -s ingest@<set>
@@ -15,88 +15,53 @@ import csv
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Watch
-from stages.lib.data import (
-    contact_sheet,
-    folder_layout,
-    listing,
-    manifest,
-    parallel,
-    raw,
-    splitting,
-    tiny_imagenet_layout,
-)
-from stages.lib.data.keys import keys
-from stages.lib.data.layout import Image, Layout
-from stages.lib.data.listing import Entry
-from stages.lib.data.manifest import Row
-from stages.lib.data.parallel import Crew
-from stages.lib.data.probe import Facts, probe
-from stages.lib.data.raw import RawReader
+from stages.lib.ingestion import contact_sheet, layouts, listing, manifest, parallel, payloads, raw, splitting
+from stages.lib.ingestion.contents import Item
+from stages.lib.ingestion.findings import Findings
+from stages.lib.ingestion.keys import keys
+from stages.lib.ingestion.layout import Image, Layout
+from stages.lib.ingestion.look import Look
+from stages.lib.ingestion.manifest import Row
+from stages.lib.ingestion.parallel import Crew
 from stages.lib.params.ingest import Ingest
 from stages.lib.params.sources import Source
 from stages.lib.params.system import System
 
 log = logging.getLogger(__name__)
-TOGETHER = 128  # images a process decodes before it reports
 
 
 def main() -> None:
-    """Understand the layout, decode every image, split, write. Raises Refusal."""
+    """Open archives, understand the layout, decode every image, split, write. Raises Refusal."""
     name = sys.argv[1]
     cfg, system = load.load("ingest", Ingest), load.load("system", System)
     source = load.load_item("sources", name, Source)
     watch, place = Watch(), raw.must_exist(raw.locate(source))
-    layout = layout_of(source, list(listing.read(Path(f"data/listing/{name}.parquet"))), place)
+    entries = list(listing.read(Path(f"data/listing/{name}.parquet")))
+    crew = Crew(parallel.processes(system.processes, sum(entry.bytes for entry in entries)), watch, system.log_seconds)
+    found = Findings(name, place, source, crew)
+    found.open(entries)
+    layout = layouts.read(source.layout, [item.entry for item in found.items.values()], found.text)
     for skipped in layout.skipped:
         log.info("%s: skipped %s", name, skipped)
-    entries = [image.entry for image in layout.images]
-    crew = Crew(parallel.processes(system.processes, sum(entry.bytes for entry in entries)), watch, system.log_seconds)
-    facts = examine(name, entries, place, crew)
-    good = [(image, fact) for image, fact in zip(layout.images, facts, strict=True) if isinstance(fact, Facts)]
-    bad = [(image.entry.member, why) for image, why in zip(layout.images, facts, strict=True) if isinstance(why, str)]
+    looks = found.looks(layout.images)
+    good = [(image, one) for image, one in zip(layout.images, looks, strict=True) if isinstance(one, Look)]
+    bad = [(image.entry.member, why) for image, why in zip(layout.images, looks, strict=True) if isinstance(why, str)]
     rejected = sorted([*layout.rejected, *bad])
     write_rejected(Path(f"data/manifest/{name}-rejected.csv"), rejected)
     judge(name, rejected, cfg.max_bad)
-    rows = rows_of(layout, good, cfg)
+    rows = rows_of(layout, good, found.items, cfg)
     complete(name, rows, layout.classes)
-    say(name, rows, [fact for _, fact in good], rejected)
-    with RawReader(place) as reader:
-        contact_sheet.write(Path(f"data/samples/{name}.png"), rows, reader)
+    say(name, rows, [one.facts.frames for _, one in good], rejected)
+    sheet = payloads.few(place, source, contact_sheet.chosen(rows))
+    contact_sheet.write(Path(f"data/samples/{name}.png"), list(sheet))
     with files.replace(Path(f"data/manifest/{name}.parquet")) as temporary:
         manifest.write(temporary, rows, layout.classes)
-
-
-def layout_of(source: Source, entries: Sequence[Entry], place: Path) -> Layout:
-    """What the entries mean. Raises Refusal."""
-    if source.layout == "folder":
-        return folder_layout.read(entries)
-    with RawReader(place) as reader:
-        return tiny_imagenet_layout.read(entries, lambda entry: reader.read(*placed(entry)).decode(errors="replace"))
-
-
-def placed(entry: Entry) -> tuple[str, int, int, str]:
-    """What RawReader.read wants."""
-    return entry.member, entry.offset, entry.bytes, entry.sha256
-
-
-def examine(name: str, entries: Sequence[Entry], place: Path, crew: Crew) -> list[Facts | str]:
-    """Facts of every image, or why it is none, in order."""
-    parts = [[placed(entry) for entry in entries[at : at + TOGETHER]] for at in range(0, len(entries), TOGETHER)]
-    what = f"{name}: decoded groups of {TOGETHER} images"
-    return [fact for part in crew.ordered(what, partial(probe_all, place), parts) for fact in part]
-
-
-def probe_all(place: Path, part: Sequence[tuple[str, int, int, str]]) -> list[Facts | str]:
-    """One task of a process."""
-    with RawReader(place) as reader:
-        return [probe(reader.read(*where)) for where in part]
 
 
 def write_rejected(path: Path, rejected: Sequence[tuple[str, str]]) -> None:
@@ -117,33 +82,33 @@ def judge(name: str, rejected: Sequence[tuple[str, str]], max_bad: int) -> None:
         )
 
 
-def rows_of(layout: Layout, good: Sequence[tuple[Image, Facts]], cfg: Ingest) -> list[Row]:
+def rows_of(layout: Layout, good: Sequence[tuple[Image, Look]], items: Mapping[str, Item], cfg: Ingest) -> list[Row]:
     """Manifest rows by key. Keys count rejected images too, so that repairing one renames no other."""
     paths = sorted(image.path for image in layout.images)
     key_of = dict(zip(paths, keys(paths), strict=True))
-    carved = carve([image for image, _ in good], cfg.val_fraction)
+    carved = carve(good, cfg.val_fraction)
     rows = []
-    for image, fact in good:
-        entry = image.entry
+    for image, one in good:
+        entry, facts = image.entry, one.facts
         split = "val" if entry.member in carved else image.split or "train"
-        applied = fact.exif if cfg.exif == "apply" else 1
+        applied = facts.exif if cfg.exif == "apply" else 1
         rows.append(
             Row(
                 key_of[image.path], split, image.label, layout.classes[image.label],
-                entry.member, entry.offset, entry.bytes, entry.sha256,
-                fact.width, fact.height, fact.mode, fact.format, applied, fact.exif,
+                entry.member, items[entry.member].container, entry.offset, entry.bytes, one.sha256,
+                facts.width, facts.height, facts.mode, facts.format, applied, facts.exif, one.stored_bytes, one.stored_sha256,
             )
         )  # fmt: skip
     return sorted(rows)
 
 
-def carve(images: Sequence[Image], fraction: float) -> set[str]:
+def carve(images: Sequence[tuple[Image, Look]], fraction: float) -> set[str]:
     """Members that become the validation split; none where the source has one."""
-    if any(image.split == "val" for image in images):
+    if any(image.split == "val" for image, _ in images):
         return set()
-    open_ = [image for image in images if image.split != "test"]
-    chosen = splitting.validation([image.label for image in open_], [image.entry.sha256 for image in open_], fraction)
-    return {open_[place].entry.member for place in chosen}
+    open_ = [(image, one) for image, one in images if image.split != "test"]
+    chosen = splitting.validation([image.label for image, _ in open_], [one.sha256 for _, one in open_], fraction)
+    return {open_[place][0].entry.member for place in chosen}
 
 
 def complete(name: str, rows: Sequence[Row], classes: Sequence[str]) -> None:
@@ -164,7 +129,7 @@ def complete(name: str, rows: Sequence[Row], classes: Sequence[str]) -> None:
         )
 
 
-def say(name: str, rows: Sequence[Row], facts: Sequence[Facts], rejected: Sequence[object]) -> None:
+def say(name: str, rows: Sequence[Row], frames: Sequence[int], rejected: Sequence[object]) -> None:
     """What came in, and what is done about the odd ones."""
     splits = ", ".join(f"{number} {split}" for split, number in Counter(row.split for row in rows).items())
     kinds = ", ".join(
@@ -180,7 +145,7 @@ def say(name: str, rows: Sequence[Row], facts: Sequence[Facts], rejected: Sequen
             turned,
             "applied" if applied else "ignored (ingest.exif)",
         )
-    moving = sum(fact.frames > 1 for fact in facts)
+    moving = sum(number > 1 for number in frames)
     if moving:
         log.info("%s: %d images are animations; their first frame counts", name, moving)
 

@@ -25,12 +25,14 @@ from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index, read_index
 from stages.lib.data.mae_view import mae_view
 from stages.lib.data.normalise import denormalise, normalise
+from stages.lib.data.published import shards_of
 from stages.lib.data.randomness import Purpose, generator
 from stages.lib.data.shards import ShardReader
 from stages.lib.models import architecture, folder
 from stages.lib.models.mae import MAE, patchify, unpatchify
 from stages.lib.objectives.reconstruct import Reconstruct
 from stages.lib.params.pretrain import Pretrain
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.training import history, machine, optimizer
 from stages.lib.training.checkpoint import Keeper
@@ -45,7 +47,8 @@ def main() -> None:
     """Train, or go on training; write the encoder, the decoder and what they reconstruct."""
     set_name = sys.argv[1]
     cfg, system = load.load("pretrain", Pretrain), load.load("system", System)
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     watch = Watch()
     with runs.open_run("pretrain", None, [cfg], [index_path]) as run:
         device = machine.prepare(run, system)

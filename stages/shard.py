@@ -5,6 +5,7 @@ out   data/shards/<set>/                   <set>-<split>-000000.tar ... and _inf
       data/index/<set>.parquet             where every image lies (stages/lib/data/index.py)
       <run root>/shard@<set>/<identity>/   the build: a killed one goes on with the shards it had finished; removed at the end
 run   dvc repro -s shard@<set>
+      python -m stages.shard --publish s3://bucket/prefix [<set> ...]    as `python -m stages.publish shards`
 """
 
 import json
@@ -12,19 +13,20 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.lib.core import files, load, outcome, runs
-from stages.lib.core.signals import Watch
-from stages.lib.data import index_writer, manifest, parallel, raw, shard_writer
+from stages.lib.core.signals import Stopped, Watch
 from stages.lib.data.endings import ENDINGS
-from stages.lib.data.manifest import Row
-from stages.lib.data.parallel import Crew
-from stages.lib.data.plan import Planned, plan
-from stages.lib.data.shard_writer import Job, Shard
+from stages.lib.ingestion import index_writer, manifest, parallel, payloads, raw, shard_writer
+from stages.lib.ingestion.manifest import Row
+from stages.lib.ingestion.parallel import Crew
+from stages.lib.ingestion.plan import Planned, plan
+from stages.lib.ingestion.shard_writer import Job, Shard
 from stages.lib.params.shard import Shard as Params
 from stages.lib.params.sources import Source
 from stages.lib.params.system import System
@@ -46,16 +48,36 @@ def main() -> None:
         jobs = [Job(place, run.folder / one.name, one.split, [rows[image] for image in one.images]) for one in planned]
         count = parallel.processes(system.processes, sum(row.bytes for row in rows))
         crew = Crew(count, watch, system.log_seconds)
-        shards = list(crew.ordered(f"{name}: shards", shard_writer.build, jobs))
+        by_place = all(map(payloads.has_place, rows)) and not (place.remote and any(row.container for row in rows))
+        if not by_place:
+            copy_in_order(name, source, jobs, crew)
+        shards = list(crew.ordered(f"{name}: shards", shard_writer.build if by_place else shard_writer.seal, jobs))
         publish(Path(f"data/shards/{name}"), planned, run.folder)
+        found = [image for job in jobs for image in shard_writer.places(job)]
         with files.replace(Path(f"data/index/{name}.parquet")) as temporary:
-            index_writer.write(
-                temporary, [image for shard in shards for image in shard.places], classes, facts(planned, shards)
-            )
+            index_writer.write(temporary, found, classes, facts(planned, shards))
         log.info(
             "%s: %d images in %d shards, %.1f MB", name, len(rows), len(shards), sum(one.bytes for one in shards) / 1e6
         )
         shutil.rmtree(run.folder)
+
+
+def copy_in_order(name: str, source: Source, jobs: Sequence[Job], crew: Crew) -> None:
+    """Read the source once, as it lies, and write every image where it belongs; what a killed build wrote is kept."""
+    place = jobs[0].source
+    start_of = {row.key: (job, at) for job in jobs for row, at in shard_writer.missing(job)}
+    unfinished = [job for job in jobs if not shard_writer.finished(job)]
+    rows = [row for job in unfinished for row in job.rows if row.key in start_of]
+    if len(start_of) < sum(len(job.rows) for job in jobs):
+        log.info("%s: going on with %d images that are not yet in their shards", name, len(rows))
+    said = time.monotonic()
+    images = payloads.in_source_order(place, source, rows)
+    for number, _ in enumerate(shard_writer.scatter(unfinished, images, start_of), start=1):
+        if crew.watch.signum:
+            raise Stopped(crew.watch.signum)
+        if time.monotonic() - said > crew.log_seconds:
+            said = time.monotonic()
+            log.info("%s: %d of %d images", name, number, len(rows))
 
 
 def say(name: str, rows: Sequence[Row]) -> None:
@@ -107,4 +129,7 @@ def info(planned: Sequence[Planned]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--publish"]:  # another program: an edit of how shards are published makes no shard stale
+        uri, names = sys.argv[2:3], sys.argv[3:]
+        os.execv(sys.executable, [sys.executable, "-m", "stages.publish", "shards", *names, *uri])
     outcome.run("shard", main)

@@ -1,30 +1,37 @@
-"""Get the RegNetY teacher: train it, or fetch weights somebody else trained.
+"""Get the RegNetY teacher: train it, or take weights somebody else trained.
 
 in    data/index/<set>.parquet    where every image lies in the shards
-      <teacher.fetch.path>        with teacher.fetch: its sha256 is checked
+      <teacher.source>            unless it is `train`: a file, fetched if need be, whose sha256 is checked
 out   data/models/teacher         a timm folder
       data/history/teacher.csv    one row an epoch; a fetched teacher has one row with its measured top-1
       <run root>/teacher          checkpoints, metrics.jsonl, TensorBoard (survive a crash, no DVC out)
 run   dvc repro -s teacher
 """
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from stages.lib.core import files, load, outcome, runs
+from stages.lib.core import content, files, load, outcome, runs
+from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
+from stages.lib.data.preparation import Preparation, preparation_of
+from stages.lib.data.published import shards_of
 from stages.lib.models import fetched, folder
 from stages.lib.models import teacher as regnet
 from stages.lib.objectives.classify import Classify
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.teacher import Teacher
 from stages.lib.training import classifier, history, machine
 from stages.lib.training.classifier import Material
-from stages.lib.training.loop import Row
 
 TEACHER = Path("data/models/teacher")
 
@@ -33,7 +40,8 @@ def main() -> None:
     """Train or fetch; write the same artefact either way."""
     set_name = sys.argv[1]
     cfg, system = load.load("teacher", Teacher), load.load("system", System)
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     watch = Watch()
     with runs.open_run("teacher", None, [cfg], [index_path]) as run:
         device = machine.prepare(run, system)
@@ -42,27 +50,44 @@ def main() -> None:
         torch.manual_seed(cfg.views.seed)
         network = regnet.create(cfg.architecture, cfg.sizes, len(classes))
         objective = Classify(network, forward, len(classes), cfg.label_smoothing)
-        if cfg.fetch:
-            fetched.load(network, cfg.fetch, files.raw_root())
-            found = classifier.validate(
-                objective.to(device), network, material, cfg.views.image_size, cfg.crop_pct, system.workers
-            )
-            rows: list[Row] = [{"epoch": 0, **found}]
-        else:
+        about: dict[str, Any] = {}
+        if cfg.source == "train":
             regnet.group_norm_statistics(network, cfg.norm_group)
             objective.to(device)
             rows = classifier.train("teacher", objective, network, network, cfg, material, run, system, watch)
-        folder.save(
-            network,
-            TEACHER,
-            cfg.architecture,
-            regnet.model_args(cfg.sizes),
-            cfg.views.image_size,
-            cfg.crop_pct,
-            classes,
-            licence=cfg.fetch.licence if cfg.fetch else None,
-        )
+        else:
+            about, preparation = take(network, cfg, classes)
+            found = classifier.validate(objective.to(device), network, material, preparation, system.workers)
+            rows = [{"epoch": 0, **found}]
+        arguments = regnet.model_args(cfg.sizes)
+        folder.save(network, TEACHER, cfg.architecture, arguments, cfg.views.image_size, cfg.crop_pct, classes, **about)
         history.write(Path("data/history/teacher.csv"), rows)
+
+
+def take(network: nn.Module, cfg: Teacher, classes: tuple[str, ...]) -> tuple[dict[str, Any], Preparation]:
+    """Fill `network` with what `teacher.source` names; (what its folder says beyond a trained one's, how to prepare its images)."""
+    if fetched.remote(cfg.source) and content.find(str(cfg.sha256)) is None:
+        fetch(cfg.source, str(cfg.sha256))
+    origin = fetched.origin(cfg, files.raw_root())
+    fetched.load(network, origin, classes, cfg.classes)
+    size, where = cfg.views.image_size, Path(f"the config of {cfg.source}")
+    wanted = {**folder.preprocessing(size, cfg.crop_pct), **origin.prepared}
+    notes = [f"Weights fetched from {cfg.source}." if fetched.remote(cfg.source) else "Weights trained elsewhere."]
+    notes += [] if origin.names else ["Their file names no classes: they are taken to be this set's, in its order."]
+    notes += ["Of its classes those of this set were kept, by name."] if cfg.classes == "by-name" else []
+    return {"licence": cfg.licence, "notes": notes, "prepared": origin.prepared}, preparation_of(wanted, where)
+
+
+def fetch(source: str, sha256: str) -> None:
+    """Fetch in a program of its own: how a file arrives cannot change what it is, so no edit there trains a teacher again.
+
+    Raises Refusal with what that program refused, OSError where trying again may help.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+    done = subprocess.run([sys.executable, "-m", "stages.fetch", source, sha256], env=environment)
+    if done.returncode:
+        ending = json.loads((files.root() / "fetch@file" / "last_exit.json").read_text())
+        raise OSError(ending["reason"]) if ending["retryable"] else Refusal(f"teacher.source: {ending['reason']}")
 
 
 def forward(network: nn.Module, images: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:

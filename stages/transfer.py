@@ -19,8 +19,10 @@ import torch
 from stages.lib.core import files, load, outcome, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index, splits
+from stages.lib.data.published import shards_of
 from stages.lib.models import architecture, deit, folder
 from stages.lib.objectives.classify import Classify
+from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.transfer import Transfer
 from stages.lib.training import classifier, history, machine, measure
@@ -31,7 +33,8 @@ def main() -> None:
     """Transfer, or go on; write the model and its measured accuracy."""
     set_name = sys.argv[1]
     cfg, system = load.load("transfer", Transfer), load.load("system", System)
-    index_path, shards = Path(f"data/index/{set_name}.parquet"), Path(f"data/shards/{set_name}")
+    index_path = Path(f"data/index/{set_name}.parquet")
+    shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     origin, name = Path(f"data/models/{cfg.model}"), f"transfer-{set_name}"
     watch = Watch()
     with runs.open_run("transfer", set_name, [cfg], [index_path, origin]) as run:
@@ -45,7 +48,10 @@ def main() -> None:
             name, objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )
         kind, arguments = architecture.classifier(deit.sizes(student), cfg.views.image_size, deit.is_distilled(student))
-        folder.save(student, Path("data/models") / name, kind, arguments, cfg.views.image_size, cfg.crop_pct, classes)
+        size, derived = cfg.views.image_size, folder.lineage(origin)
+        folder.save(
+            student, Path("data/models") / name, kind, arguments, size, cfg.crop_pct, classes, derived_from=derived
+        )
         history.write(Path(f"data/history/{name}.csv"), rows)
         split = "test" if "test" in splits(index_path) else "val"
         metrics = measure.model(Path("data/models") / name, read_index(index_path, split), shards, 256, system)

@@ -16,12 +16,26 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from stages.lib.params.everything import Everything
+
 ROOT = Path(__file__).parents[1]
 YML = YAML()
 YML.width = 120
 YML.indent(mapping=2, sequence=4, offset=2)
 OPAQUE = {"importlib.import_module", "import_module", "__import__", "exec", "eval"}  # bare names: model.eval() is fine
-SPEED_ONLY = {"system"}  # params that change how fast a stage runs, never what it makes
+# Params that change how fast a stage runs or where bytes lie, never what it makes. Of a block that holds such a key, a stage
+# declares the other keys one by one.
+SPEED_ONLY = {"system", "shard.published_uri"}
+# Code that only carries bytes a stage compares with a sha256 it knows: it can fail, and cannot change what comes out. So an
+# edit of it is no reason to recompute (tests/data/test_published.py and tests/core/test_objects.py flip bytes on their way).
+# FIRST_READERS meet raw bytes whose sha256 nobody knows yet, so for them it is.
+CARRIERS = {
+    "stages/lib/core/objects.py",
+    "stages/lib/core/s3.py",
+    "stages/lib/data/published.py",
+    "stages/lib/data/shard_cache.py",
+}
+FIRST_READERS = {"scan", "ingest"}
 DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "great_expectations": "great-expectations"}
 
 
@@ -71,6 +85,7 @@ def closure(entry: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
     """(repo files, third-party import names) reachable from `entry`."""
     files: set[Path] = set()
     packages: set[str] = set()
+    carriers = set() if entry.stem in FIRST_READERS else {root / name for name in CARRIERS}
     todo = [entry]
     while todo:
         source = todo.pop()
@@ -80,7 +95,7 @@ def closure(entry: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
         for name in imports(source):
             top = name.split(".")[0]
             if (root / top).is_dir():
-                todo += sources_of(name, root)
+                todo += [file for file in sources_of(name, root) if file not in carriers]
             elif top not in sys.stdlib_module_names:
                 packages.add(top)
     return files, packages
@@ -100,7 +115,8 @@ def code_of(spec: dict[str, Any], root: Path = ROOT) -> list[str]:
 
 
 def loads_of(spec: dict[str, Any], root: Path = ROOT) -> set[str]:
-    """Params the stage file asks for: load.load("block", ...) is `block`, load.load_item("block", "key", ...) `block.key`.
+    """Params the stage file asks for: load.load("block", ...) is `block`; load.load_item("block", "key", ...) is `block.key`, and
+    so is load.load_optional.
 
     A key that is no literal is the foreach key of the stage, `block.${key}`.
     """
@@ -110,12 +126,21 @@ def loads_of(spec: dict[str, Any], root: Path = ROOT) -> set[str]:
             continue
         called = ast.unparse(node.func)
         if called == "load.load":
-            names.add(ast.literal_eval(node.args[0]))
-        elif called == "load.load_item":
+            names |= keys_of(ast.literal_eval(node.args[0]))
+        elif called in ("load.load_item", "load.load_optional"):
             key = node.args[1]
             item = str(key.value) if isinstance(key, ast.Constant) else "${key}"
             names.add(f"{ast.literal_eval(node.args[0])}.{item}")
     return names - SPEED_ONLY
+
+
+def keys_of(block: str) -> set[str]:
+    """The block; or its keys, where one of them is SPEED_ONLY."""
+    if not any(name.startswith(f"{block}.") for name in SPEED_ONLY):
+        return {block}
+    schema = Everything.model_fields[block].annotation
+    assert schema is not None
+    return {f"{block}.{key}" for key in schema.model_fields}
 
 
 def params_of(spec: dict[str, Any], versions: set[str], root: Path = ROOT) -> list[str]:

@@ -26,4 +26,4 @@ def shared() -> Path:
     return folder.resolve()
 
 
-pytest_plugins = ["tests.workspace"]
+pytest_plugins = ["tests.workspace", "tests.s3"]

@@ -37,8 +37,17 @@ def manifest() -> pd.DataFrame:
         split, name, _ = key.split("/")
         digest = hashlib.sha256(payload).hexdigest()
         row = {"key": key, "split": split, "label": CLASSES.index(name), "class_name": name, "member": f"{key}.png"}
-        row |= {"offset": -1, "bytes": len(payload), "sha256": digest, "width": 8, "height": 8, "mode": "L"}
-        rows.append(row | {"format": "PNG", "orientation": 1, "exif": 1})
+        row |= {
+            "container": "",
+            "offset": -1,
+            "bytes": len(payload),
+            "sha256": digest,
+            "width": 8,
+            "height": 8,
+            "mode": "L",
+        }
+        stored = {"stored_bytes": len(payload), "stored_sha256": digest}
+        rows.append(row | {"format": "PNG", "orientation": 1, "exif": 1} | stored)
     kinds = {"label": "int32", "width": "int32", "height": "int32", "orientation": "int8", "exif": "int8"}
     return pd.DataFrame(rows).astype(kinds)
 

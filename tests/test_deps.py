@@ -23,8 +23,12 @@ def test_stage__declares_the_params_and_versions_it_uses(name: str) -> None:
     assert sorted(STAGES[name].get("params", [])) == sorted(closure.params_of(STAGES[name], VERSIONS)), FIX
 
 
+COMMANDS = {"fetch", "publish", "published"}  # run by people or started as programs; nothing they do can change an out
+
+
 def test_every_stage_file__is_run_by_a_stage() -> None:
     files = set((closure.ROOT / "stages").glob("*.py")) - {closure.ROOT / "stages" / "__init__.py"}
+    files -= {closure.ROOT / "stages" / f"{name}.py" for name in COMMANDS}
     assert files == {closure.entry_of(spec) for spec in STAGES.values()}
 
 
@@ -34,7 +38,7 @@ def test_distribution_names__are_those_pip_knows() -> None:
         assert distribution in {name.replace("_", "-").lower() for name in known[module]}
 
 
-FLOOR = {"params": 0, "core": 1, "data": 2, "models": 2, "objectives": 3, "training": 3, "reporting": 3}
+FLOOR = {"params": 0, "core": 1, "data": 2, "models": 2, "ingestion": 3, "objectives": 3, "training": 3, "reporting": 3}
 
 
 @pytest.mark.parametrize("source", sorted((closure.ROOT / "stages").rglob("*.py")), ids=lambda p: p.stem)
@@ -68,3 +72,24 @@ def test_closure__sees_a_new_import_and_refuses_what_hides_one(tmp_path: Path) -
         hidden.write_text(line + "\n")
         with pytest.raises(SyntaxError):
             closure.imports(hidden)
+
+
+def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> None:
+    """Law 5: what says where bytes lie and what only carries them re-runs nothing; what says which bytes does."""
+    assert all((closure.ROOT / name).is_file() for name in closure.CARRIERS)
+    for name, spec in STAGES.items():
+        assert not closure.CARRIERS & set(spec["deps"]) or name in closure.FIRST_READERS, name
+        if not closure.whole_file(spec):
+            assert "shard.published_uri" not in spec.get("params", []) and "shard" not in spec.get("params", []), name
+    assert {"shard.images_per_shard", "shard.seed"} <= set(STAGES["shard"]["params"])
+    streaming = [name for name, spec in STAGES.items() if "load_optional" in closure.entry_of(spec).read_text()]
+    assert set(streaming) == {
+        "teacher",
+        "pretrain",
+        "distill",
+        "finetune",
+        "transfer",
+        "evaluate",
+        "export",
+        "export-mae",
+    }

@@ -20,9 +20,9 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
 from stages import evaluate
 from stages.lib.core.outcome import Refusal
-from stages.lib.data import index_writer
 from stages.lib.data.index import read_index
-from stages.lib.data.index_writer import Place
+from stages.lib.ingestion import index_writer
+from stages.lib.ingestion.index_writer import Place
 from stages.lib.models import architecture, deit, folder
 from stages.lib.models import teacher as regnet
 from stages.lib.params.system import System
@@ -33,8 +33,9 @@ from stages.lib.training import measure
 SET, CLASSES = "tiny", tuple("abcdefg")
 COUNTS = {"train": 9, "val": 37}
 PARAMS = """\
+shard: {images_per_shard: 8, seed: 0}
 evaluate: {split: val, batch_size: 8}
-export: {parity_images: 20, parity_tolerance: 1e-4}
+export: {formats: FORMATS, parity_images: 32, parity_tolerance: 1e-4}
 system: {device: cpu, threads: 1, workers: WORKERS, processes: 0, prefetch: 2, log_seconds: 5.0, log_steps: 10,
   checkpoint_seconds: 15.0, keep_checkpoints: 2}
 """
@@ -111,7 +112,7 @@ def save_teacher(root: Path) -> None:
 
 
 def main(monkeypatch: pytest.MonkeyPatch, root: Path, name: str, workers: int = 0, **replaced: str) -> None:
-    text = PARAMS.replace("WORKERS", str(workers))
+    text = PARAMS.replace("WORKERS", str(workers)).replace("FORMATS", "[timm]")
     for old, new in replaced.items():
         text = text.replace(old, new)
     (root / "params.yaml").write_text(text)
@@ -227,6 +228,22 @@ def test_evaluate__a_convnet_and_a_plain_transformer_have_one_head(
         assert table.column_names == ["key", "label", "class_top1", "model_top1", "model_prob"]
         assert table["model_top1"].to_pylist() == logits.argmax(1).tolist()
     assert [str(kind) for kind in table.schema.types] == ["string", "int32", "int32", "int32", "float"]
+
+
+def test_evaluate__a_model_is_prepared_for_as_its_own_config_says(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetched teacher may want another mean and deviation; timm alone says what it then predicts."""
+    save_teacher(project)
+    path = project / "data/models/teacher/config.json"
+    config = json.loads(path.read_text())
+    config["pretrained_cfg"] |= {"mean": [0.2, 0.5, 0.8], "std": [0.5, 0.25, 1.0], "interpolation": "bilinear"}
+    path.write_text(json.dumps(config))
+    main(monkeypatch, project, "teacher")
+    _, logits, _ = alone(project, "teacher")
+    table = pq.read_table(project / "data/predictions/teacher.parquet")
+    assert table["model_top1"].to_pylist() == logits.argmax(1).tolist()
+    assert np.allclose(table["model_prob"], logits.softmax(1).amax(1), atol=1e-6)
 
 
 def test_measure__gives_transfer_the_same_metrics(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

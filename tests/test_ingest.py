@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from stages.lib.core.outcome import Refusal
-from stages.lib.data.manifest import SCHEMA
-from tests.data.raw_project import RawProject, encoded, picture, png, raw_project
+from stages.lib.ingestion.manifest import SCHEMA
+from tests.ingestion.raw_project import RawProject, encoded, picture, png, raw_project
 
 __all__ = ["raw_project"]
 PLAIN = {f"{name}/{n}.png": png(10 * k + n) for k, name in enumerate("ab") for n in range(5)}
@@ -37,9 +37,10 @@ def test_ingest__a_row_per_image(raw_project: RawProject) -> None:
     row = found["b/3"]
     assert {row["split"], found["a/0"]["split"]} <= {"train", "val"}
     assert {**row, "split": ""} == {
-        "key": "b/3", "split": "", "label": 1, "class_name": "b", "member": "b/3.png", "offset": -1,
+        "key": "b/3", "split": "", "label": 1, "class_name": "b", "member": "b/3.png", "container": "", "offset": -1,
         "bytes": len(PLAIN["b/3.png"]), "sha256": listing["b/3.png"]["sha256"],
         "width": 20, "height": 14, "mode": "RGB", "format": "PNG", "orientation": 1, "exif": 1,
+        "stored_bytes": len(PLAIN["b/3.png"]), "stored_sha256": listing["b/3.png"]["sha256"],
     }  # fmt: skip
     table = pq.read_table(raw_project.folder / "data/manifest/things.parquet")
     assert table.schema.remove_metadata() == SCHEMA
@@ -146,8 +147,8 @@ def test_ingest__same_bytes_for_folder_tar_and_processes(
     raw_project.tree(files)
     first = raw_project.run("scan", "ingest").outputs()
     assert raw_project.run("ingest").outputs() == first
-    monkeypatch.setattr("stages.lib.data.parallel.SMALL", 0)
-    monkeypatch.setattr("stages.ingest.TOGETHER", 2)
+    monkeypatch.setattr("stages.lib.ingestion.parallel.SMALL", 0)
+    monkeypatch.setattr("stages.lib.ingestion.findings.TOGETHER", 2)
     raw_project.params("system", processes=2)
     assert raw_project.run("ingest").outputs() == first
     tree = rows(raw_project)

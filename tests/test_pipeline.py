@@ -120,7 +120,7 @@ def test_repro__from_nothing_gives_the_same_lock(clean: Path, monkeypatch: pytes
             "stages/lib/reporting/card.py",
             '"""',
             '"""Edited. ',
-            {"export@teacher", "export@student", "export@finetuned"},
+            {"export@teacher", "export@student", "export@finetuned", "export-mae"},
         ),
         ("stages/lib/objectives/distill.py", "class Distill", "# edited\nclass Distill", {"distill", "finetune"}),
         (

@@ -31,8 +31,8 @@ NAMES = {
 # key -> (published value, where it is published: the words the preset's comment must carry)
 DEIT: dict[str, tuple[Any, str]] = {
     "teacher.architecture": ("regnety_160", "DeiT Table 2"),
-    "teacher.fetch.path": ("regnety_160-a5fe301d.pth", ""),
-    "teacher.fetch.sha256": ("a5fe301d", "README_deit.md"),
+    "teacher.source": ("https://dl.fbaipublicfiles.com/deit/regnety_160-a5fe301d.pth", "README_deit.md"),
+    "teacher.sha256": ("a5fe301d", "README_deit.md"),
     "train.distill": ("hard", "DeiT eq. 3"),
     "train.init": ("scratch", ""),
     "train.alpha": (0.5, "DeiT eq. 3"),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from stages.lib.core.outcome import Refusal
-from stages.lib.data import source_scan, tar_listing
-from tests.data.raw_project import RawProject, folder_of, raw_project, tar_of
+from stages.lib.ingestion import source_scan, tar_listing
+from tests.ingestion.raw_project import RawProject, folder_of, raw_project, tar_of
 
 __all__ = ["raw_project"]
 FILES = {"a/1.png": b"one", "a/2.png": b"two", "b/3.png": b"three"}
@@ -129,7 +129,7 @@ def test_scan__absent_source_keeps_the_last_scan(raw_project: RawProject, caplog
     with caplog.at_level(logging.WARNING):
         raw_project.run("scan")
     assert out(raw_project).read_bytes() == first
-    assert "keeping the recorded listing: the last scan's copy" in caplog.text
+    assert "Keeping the recorded listing: the last scan's copy" in caplog.text
 
 
 def record(project: RawProject, cache: str = ".dvc/cache", path: str = "things") -> bytes:

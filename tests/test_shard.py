@@ -1,5 +1,7 @@
 """shard: identical bytes on every build; other people's readers see what the manifest says; a killed build goes on."""
 
+import gzip
+import hashlib
 import io
 import json
 import logging
@@ -14,13 +16,16 @@ import webdataset
 from PIL import Image
 from timm.data import create_dataset
 
+from stages import shard
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Stopped, Watch
-from stages.lib.data import shard_writer
 from stages.lib.data.decode import decode
-from stages.lib.data.parallel import Crew
+from stages.lib.data.endings import ENDINGS
 from stages.lib.data.shards import ShardReader
-from tests.data.raw_project import ROOT, RawProject, encoded, folder_of, picture, png, raw_project, tar_of
+from stages.lib.ingestion import shard_writer
+from stages.lib.ingestion.manifest import Row
+from stages.lib.ingestion.parallel import Crew
+from tests.ingestion.raw_project import ROOT, RawProject, encoded, folder_of, picture, png, raw_project, tar_of
 
 __all__ = ["raw_project"]
 ODD = {
@@ -102,15 +107,15 @@ def test_shard__index_and_info_tell_the_truth(made: RawProject) -> None:
     by_key = manifest(made, "train") | manifest(made, "val")
     for row in table.to_pylist():
         data = (made.shards / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["size"]]
-        assert shard_writer.hashlib.sha256(data).hexdigest() == row["sha256"]
+        assert hashlib.sha256(data).hexdigest() == row["sha256"]
         source = by_key[row["key"]]
-        if source["format"] in shard_writer.ENDINGS:  # stored as it came
+        if source["format"] in ENDINGS:  # stored as it came
             assert (row["sha256"], row["size"]) == (source["sha256"], source["bytes"])
         else:
             assert row["sha256"] != source["sha256"] and data[1:4] == b"PNG"
     for name, about in shards.items():
         data = (made.shards / name).read_bytes()
-        assert (about["bytes"], about["sha256"]) == (len(data), shard_writer.hashlib.sha256(data).hexdigest())
+        assert (about["bytes"], about["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_shard__members_carry_no_time_and_no_user(made: RawProject) -> None:
@@ -134,7 +139,7 @@ def test_shard__same_bytes_on_every_build_and_for_every_number_of_processes(
 ) -> None:
     first = made.outputs()
     assert made.run("shard").outputs() == first
-    monkeypatch.setattr("stages.lib.data.parallel.SMALL", 0)
+    monkeypatch.setattr("stages.lib.ingestion.parallel.SMALL", 0)
     made.params("system", processes=2)
     assert made.run("shard").outputs() == first
     made.params("shard", seed=1)
@@ -148,6 +153,63 @@ def test_shard__a_tar_source_gives_the_same_shards(made: RawProject) -> None:
     assert {path.name: path.read_bytes() for path in made.shards.iterdir()} == first
 
 
+@pytest.mark.parametrize("kind", ["things.tgz", "things.tar.gz"])
+def test_shard__a_compressed_source_gives_the_same_shards(made: RawProject, kind: str) -> None:
+    """Its images come in the archive's order and go where they belong."""
+    first = {path.name: path.read_bytes() for path in made.shards.iterdir()}
+    sheet = (made.folder / "data/samples/things.png").read_bytes()
+    plain = made.tar(dict(reversed(FILES.items())))
+    (made.raw / kind).write_bytes(gzip.compress(plain.read_bytes()))
+    made.params("sources", things={"layout": "folder", "path": kind})
+    made.run("scan", "ingest", "shard")
+    assert [row["member"] for row in made.table("listing")] == [kind]
+    assert {row["container"] for row in made.table("manifest")} == {kind}
+    assert {path.name: path.read_bytes() for path in made.shards.iterdir()} == first
+    assert (made.folder / "data/samples/things.png").read_bytes() == sheet
+
+
+def test_shard__a_killed_copy_in_order_goes_on(made: RawProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies whole in a half-filled shard is not read again; what was torn is."""
+    plain = made.tar(FILES)
+    (made.raw / "things.tgz").write_bytes(gzip.compress(plain.read_bytes()))
+    made.params("sources", things={"layout": "folder", "path": "things.tgz"})
+    first = made.run("scan", "ingest", "shard").outputs()
+    original = shard_writer.sample
+    written: list[str] = []
+
+    def dying(row: Row, data: bytes) -> bytes:
+        if len(written) == 10:
+            raise KeyboardInterrupt
+        written.append(row.key)
+        return original(row, data)[: 700 if len(written) == 10 else None]  # the last one is torn
+
+    monkeypatch.setattr(shard_writer, "sample", dying)
+    with pytest.raises(KeyboardInterrupt):
+        made.run("shard")
+    again: list[str] = []
+    monkeypatch.setattr(shard_writer, "sample", lambda row, data: again.append(row.key) or original(row, data))
+    assert made.run("shard").outputs() == first
+    assert not set(again) & set(written[:9]) and written[9] in again
+    assert len(again) == len(made.table("manifest")) - 9
+
+
+def test_shard__an_archive_that_changed_since_ingestion_is_refused_by_name(made: RawProject) -> None:
+    def gzipped(files: dict[str, bytes]) -> None:
+        (made.raw / "things.tgz").write_bytes(gzip.compress(made.tar(files).read_bytes()))
+        made.params("sources", things={"layout": "folder", "path": "things.tgz"})
+
+    gzipped(FILES)
+    made.run("scan", "ingest")
+    gzipped(FILES | {"train/a/2.png": png(999)})
+    with pytest.raises(Refusal, match=r"train/a/2\.png in .* has changed since it was ingested \(its sha256"):
+        made.run("shard")
+    gzipped({name: data for name, data in FILES.items() if name != "train/a/2.png"})
+    with pytest.raises(
+        Refusal, match=r"train/a/2\.png in .* has changed since it was ingested \(it and 0 others are gone"
+    ):
+        made.run("shard")
+
+
 def builds(project: RawProject) -> Path:
     """The one build folder there is."""
     (marker,) = project.folder.glob("data/runs/shard@things/*/identity.json")
@@ -156,15 +218,15 @@ def builds(project: RawProject) -> Path:
 
 def test_shard__a_killed_build_goes_on(made: RawProject, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made.outputs()
-    original, written = shard_writer._written, []
+    original, written = shard_writer.build, []
 
-    def dying(job: shard_writer.Job, *rest: object) -> shard_writer.Shard:
+    def dying(job: shard_writer.Job) -> shard_writer.Shard:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(job.target.name)
-        return original(job, *rest)  # type: ignore[arg-type]
+        return original(job)
 
-    monkeypatch.setattr(shard_writer, "_written", dying)
+    monkeypatch.setattr(shard_writer, "build", dying)
     with pytest.raises(KeyboardInterrupt):
         made.run("shard")
     build = builds(made)
@@ -173,11 +235,18 @@ def test_shard__a_killed_build_goes_on(made: RawProject, monkeypatch: pytest.Mon
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")  # same size: only its hash tells
     (build / "things-val-000000.tar").write_bytes(b"half")  # no sidecar: not believed
     inode = (build / written[0]).stat().st_ino
-    again: list[str] = []
-    monkeypatch.setattr(
-        shard_writer, "_written", lambda job, *rest: again.append(job.target.name) or original(job, *rest)
-    )
+    before = {path.name: path.stat().st_ino for path in build.glob("*.tar")}
+    after: dict[str, int] = {}
+    monkeypatch.setattr(shard_writer, "build", original)
+    publish = shard.publish
+
+    def watched(folder: Path, *rest: object) -> None:
+        publish(folder, *rest)  # type: ignore[arg-type]
+        after.update({path.name: path.stat().st_ino for path in folder.glob("*.tar")})
+
+    monkeypatch.setattr(shard, "publish", watched)
     assert made.run("shard").outputs() == first
+    again = sorted(name for name, place in after.items() if before.get(name) != place)
     assert again == [
         "things-train-000001.tar",
         "things-train-000002.tar",
@@ -206,7 +275,7 @@ def test_shard__changed_raw_data_is_refused_by_name(made: RawProject) -> None:
         made.run("shard")
     tar_of(made.raw / "things.tar", {"x": b""})
     made.params("sources", things={"layout": "folder", "path": "things.tar"})
-    with pytest.raises(Refusal, match="a folder has become a tar"):
+    with pytest.raises(Refusal, match="a folder has become a file"):
         made.run("shard")
 
 

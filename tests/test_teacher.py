@@ -2,33 +2,139 @@
 
 import csv
 import hashlib
+import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
+import pytest
 import safetensors.torch
+import timm
 import torch
 
+from stages import distill
+from stages import teacher as stage
+from stages.lib.core.outcome import Refusal
 from stages.lib.models import folder, teacher
 from stages.lib.params.teacher import RegNetSizes
-from tests.workspace import SET, edit, run
+from tests.workspace import SET, edit
 
 SIZES = RegNetSizes(depth=6, w0=24, wa=24.0, wm=2.0, group_size=8, stem_width=16)
+NAMES = ("7", "8", "9")
 
 
-def test_teacher__fetched_is_measured_and_saved_like_a_trained_one(project: Path, tmp_path: Path) -> None:
-    place = tmp_path / "project"
-    shutil.copytree(project, place, symlinks=True)
+@pytest.fixture
+def place(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of its own, which stages run in; without the watch, which is for processes of their own."""
+    made = tmp_path / "project"
+    shutil.copytree(project, made, symlinks=True)
+    monkeypatch.chdir(made)
+    monkeypatch.setattr(sys, "argv", ["stage", SET])
+    for variable in ("TUTELAGE_RUNS", "TUTELAGE_RAW", "DVC_ROOT"):
+        monkeypatch.delenv(variable, raising=False)
+    for module in (stage, distill):
+        monkeypatch.setattr(module, "Watch", lambda: SimpleNamespace(signum=None))
+    return made
+
+
+def refused(module: ModuleType, words: str) -> None:
+    with pytest.raises(Refusal, match=words):
+        module.main()
+
+
+def theirs() -> torch.nn.Module:
     torch.manual_seed(0)
-    theirs = teacher.create("regnety_002", SIZES, 3)
-    weights = place / "data/raw/theirs.safetensors"
-    safetensors.torch.save_file(theirs.state_dict(), weights)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    edit(place, {"teacher.fetch": {"path": weights.name, "sha256": digest, "licence": "CC0-1.0"}})
-    run(place, "stages.teacher", SET)
-    model, config = folder.load(place / "data/models/teacher")
-    assert config["pretrained_cfg"]["license"] == "CC0-1.0"
-    assert all(
-        torch.equal(a, b) for a, b in zip(theirs.state_dict().values(), model.state_dict().values(), strict=True)
-    )
+    return teacher.create("regnety_002", SIZES, 3)
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def use(place: Path, source: str, digest: str, **changes: Any) -> None:
+    """Name the weights in params.yaml."""
+    named = {"teacher.source": source, "teacher.sha256": digest, "teacher.licence": "CC0-1.0"}
+    edit(place, {**named, **{key.replace("__", "."): value for key, value in changes.items()}})
+
+
+def measured(place: Path) -> float:
+    """The only row of the history; what was fetched has no loss."""
     (row,) = csv.DictReader((place / "data/history/teacher.csv").open())
-    assert 0 <= float(row["val_top1"]) <= 100 and row["loss"] == ""
+    assert row["loss"] == ""
+    return float(row["val_top1"])
+
+
+def test_teacher__from_elsewhere_is_measured_and_saved_like_a_trained_one(place: Path) -> None:
+    weights = place / "data/raw/theirs.pth"
+    torch.save({"model": theirs().state_dict()}, weights)
+    use(place, weights.name, digest_of(weights))
+    stage.main()
+    model, config = folder.load(place / "data/models/teacher")
+    wanted, found = theirs().state_dict(), model.state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(wanted.values(), found.values(), strict=True))
+    assert 0 <= measured(place) <= 100
+    trained = folder.describe(theirs(), "regnety_002", {}, 16, 1.0, NAMES)
+    cfg = config["pretrained_cfg"]
+    assert config.keys() == trained.keys() and cfg.keys() - trained["pretrained_cfg"].keys() == {"license", "notes"}
+    assert cfg["license"] == "CC0-1.0" and config["num_classes"] == 3 and config["label_names"] == list(NAMES)
+    assert cfg["crop_pct"] == 1.0 and cfg["input_size"] == [3, 16, 16] and cfg["interpolation"] == "bicubic"
+    assert "names no classes" in " ".join(cfg["notes"]) and str(place) not in json.dumps(config)
+
+
+def test_teacher__is_prepared_for_and_asked_as_its_own_config_says(place: Path) -> None:
+    """Another mean and another order of classes: measured as timm alone measures it, refused by the student unless told."""
+    order = ("9", "7", "8")
+    source = place / "data/raw/theirs"
+    model = theirs()
+    prepared = {"mean": [0.1, 0.1, 0.1], "std": [0.5, 0.5, 0.5], "interpolation": "bilinear"}
+    folder.save(model, source, "regnety_002", teacher.model_args(SIZES), 16, 0.75, order, prepared=prepared)
+    use(place, "theirs/model.safetensors", digest_of(source / "model.safetensors"))
+    refused(stage, "teacher.classes: by-name")
+    edit(place, {"teacher.classes": "by-name"})
+    stage.main()
+    made, config = folder.load(place / "data/models/teacher")
+    assert config["label_names"] == list(NAMES)
+    assert config["pretrained_cfg"].items() >= {**prepared, "crop_pct": 0.75}.items()
+    images = torch.randn(5, 3, 16, 16)
+    torch.testing.assert_close(made(images), model.eval()(images)[:, [order.index(name) for name in NAMES]])
+    refused(distill, "train.teacher_normalisation: own")
+    edit(place, {"train.teacher_normalisation": "own", "train.views.epochs": 1, "train.schedule.warmup_epochs": 0})
+    distill.main()
+    learnt = folder.config_of(place / "data/models/student")
+    assert learnt["derived_from"] == [{"model": "teacher", "licence": "CC0-1.0"}]
+
+
+def test_teacher__a_kept_file_needs_no_network(place: Path) -> None:
+    kept = place / "data/runs/fetched"
+    kept.mkdir(parents=True)
+    safetensors.torch.save_file(theirs().state_dict(), kept / "arrived")
+    digest = digest_of(kept / "arrived")
+    (kept / "arrived").rename(kept / digest)
+    use(place, "https://host.invalid/theirs.safetensors", digest[:10])
+    stage.main()
+    notes = folder.config_of(place / "data/models/teacher")["pretrained_cfg"]["notes"]
+    assert notes[0] == "Weights fetched from https://host.invalid/theirs.safetensors."
+
+
+def test_teacher__a_name_on_timms_hub_is_fetched_and_must_fit(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the hub library's own cache, offline: a thousand classes are not three, and a name that is not there is no refusal."""
+    cache = tmp_path / "hub/models--timm--regnety_002.pycls_in1k"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text("0" * 40)
+    weights = cache / "snapshots" / ("0" * 40) / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    safetensors.torch.save_file(timm.create_model("regnety_002").state_dict(), weights)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    use(place, "timm/regnety_002.pycls_in1k", digest_of(weights), teacher__sizes=None)
+    refused(stage, "the 3 classes of this set")
+    assert (place / "data/runs/fetched" / digest_of(weights)).is_file()
+    use(place, "timm/regnety_002.pycls_in1k", "0" * 64)
+    refused(stage, "teacher.source: .* but 00000000")  # another file than was named
+    shutil.rmtree(tmp_path / "hub")
+    with pytest.raises(OSError, match="cannot be reached"):
+        stage.main()

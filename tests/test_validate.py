@@ -216,13 +216,13 @@ def test_shards__a_lost_and_a_stray_tar_are_named(data: Path) -> None:
 def test_shards__index_and_manifest_that_disagree_are_named(data: Path) -> None:
     fabricated.write_set(data)
     table = fabricated.manifest()
-    change(table, BEE, label=0, bytes=1)
-    change(table, "train/cow/003", sha256="0" * 64, split="val")
+    change(table, BEE, label=0, stored_bytes=1)
+    change(table, "train/cow/003", stored_sha256="0" * 64, split="val")
     fabricated.write_manifest(data, table)
     assert broken("shards") == {
         ("images", "label label_in_manifest"): [BEE],
-        ("images", "size bytes_in_manifest"): [BEE],
-        ("images", "sha256 sha256_in_manifest"): ["train/cow/003"],
+        ("images", "size stored_bytes_in_manifest"): [BEE],
+        ("images", "sha256 stored_sha256_in_manifest"): ["train/cow/003"],
         ("images", "split split_in_manifest"): ["train/cow/003"],
         ("splits", "images_in_manifest images_in_index"): ["train", "val"],
     }

@@ -133,3 +133,16 @@ def test_load__syntax_errors_have_their_line(write: Path, text: str, said: str) 
     found = refusal(text, write)
     assert said in found
     assert "git checkout params.yaml" in found
+
+
+def test_load_optional__null_where_the_key_is_left_out(write: Path) -> None:
+    class Watts(RootModel[float | None]):
+        root: float | None
+
+    write.write_text("lamp: {watts: 4.0}\n")
+    assert load.load_optional("lamp", "watts", Watts).root == 4.0
+    assert load.load_optional("lamp", "volts", Watts).root is None
+    assert load.load_optional("desk", "watts", Watts).root is None
+    write.write_text("lamp: {watts: bright}\n")
+    with pytest.raises(Refusal, match=r"lamp\.watts"):
+        load.load_optional("lamp", "watts", Watts)

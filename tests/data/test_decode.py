@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torchvision.io import ImageReadMode, decode_image
 
 from stages.lib.data.decode import TURN, decode
-from tests.data.raw_project import encoded, picture
+from tests.ingestion.raw_project import encoded, picture
 
 
 def pixels(data: bytes, orientation: int = 1) -> np.ndarray:

@@ -12,7 +12,7 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.data import shards as shards_module
 from stages.lib.data.index import read_index, splits
 from stages.lib.data.shards import ShardReader
-from tests.data.raw_project import RawProject, png, raw_project
+from tests.ingestion.raw_project import RawProject, png, raw_project
 
 __all__ = ["raw_project"]
 

@@ -7,10 +7,12 @@ from pydantic import BaseModel, ValidationError
 from timm.models.regnet import generate_regnet, model_cfgs
 
 from stages.lib.core import load
+from stages.lib.params.export import Export
 from stages.lib.params.optimizer import Optimizer, Schedule
 from stages.lib.params.pretrain import Pretrain
+from stages.lib.params.shard import Shard
 from stages.lib.params.sources import Source, Sources
-from stages.lib.params.teacher import Fetched, RegNetSizes, Teacher
+from stages.lib.params.teacher import RegNetSizes, Teacher
 from stages.lib.params.train import Train
 from stages.lib.params.transfer import Transfer
 from stages.lib.params.vit import ViT
@@ -95,16 +97,77 @@ def test_sources__none_or_an_unknown_layout() -> None:
         Source.model_validate({"layout": "parquet", "path": "x"})
 
 
+def elsewhere(source: str, **changes: Any) -> dict[str, Any]:
+    """The default teacher, taken from somewhere."""
+    return {**DEFAULT["teacher"], "source": source, "sha256": "a5fe301d", "licence": "Apache-2.0", **changes}
+
+
 @pytest.mark.parametrize(
     ("digits", "fits"), [("a5fe301d", True), ("0" * 64, True), ("a5fe301", False), ("A5FE301D", False)]
 )
-def test_fetched__takes_a_digest_or_its_first_eight_digits(digits: str, fits: bool) -> None:
-    values = {"path": "teacher.pth", "sha256": digits, "licence": "Apache-2.0"}
+def test_teacher__takes_a_digest_or_its_first_eight_digits(digits: str, fits: bool) -> None:
+    values = elsewhere("teacher.pth", sha256=digits)
     if fits:
-        assert Fetched.model_validate(values).sha256 == digits
+        assert Teacher.model_validate(values).sha256 == digits
     else:
         with pytest.raises(ValidationError, match="sha256"):
-            Fetched.model_validate(values)
+            Teacher.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    "source", ["theirs/w.pth", "/abs/w.safetensors", "./timm/w.pth", "https://host/w.pth?x=1", "s3://bucket/a/w.pth"]
+)
+def test_teacher__sources(source: str) -> None:
+    assert Teacher.model_validate(elsewhere(source)).source == source
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("http://host/w.pth", "neither https://host/file nor s3://bucket/key"),
+        ("https://", "neither https"),
+        ("s3://bucket", "neither https"),
+        ("file:///etc/w.pth", "a local file is a path"),
+        ("timm/regnety_160", "no name on timm's hub"),
+        ("timm/../w", "a local file is ./timm/../w"),
+    ],
+)
+def test_teacher__other_sources_are_refused(source: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Teacher.model_validate(elsewhere(source))
+
+
+@pytest.mark.parametrize("key", ["sha256", "licence"])
+def test_teacher__what_comes_from_elsewhere_is_named_by_digest_and_licence(key: str) -> None:
+    with pytest.raises(ValidationError, match=f"source w.pth needs {key}"):
+        Teacher.model_validate(elsewhere("w.pth", **{key: None}))
+    Teacher.model_validate(elsewhere("train", **{key: None}))  # the control: trained here it needs neither
+
+
+def test_teacher__a_name_on_timms_hub_is_the_architecture() -> None:
+    named = elsewhere("timm/regnety_160.deit_in1k", architecture="regnety_160", sizes=None)
+    Teacher.model_validate(named)
+    for changes in ({"architecture": "regnety_080"}, {"sizes": DEFAULT["teacher"]["sizes"]}):
+        with pytest.raises(ValidationError, match="is a regnety_160 with its own sizes"):
+            Teacher.model_validate({**named, **changes})
+
+
+@pytest.mark.parametrize(
+    ("formats", "said"),
+    [
+        (["onnx"], "formats needs timm"),
+        (["timm", "timm"], "names one twice"),
+        ([], "formats"),
+        (["timm", "tf"], "formats"),
+    ],
+)
+def test_export__formats(formats: list[str], said: str) -> None:
+    values = {"formats": ["timm", "onnx", "torch-export"], "parity_images": 32, "parity_tolerance": 1e-4}
+    Export.model_validate(values)
+    with pytest.raises(ValidationError, match=said):
+        Export.model_validate({**values, "formats": formats})
+    with pytest.raises(ValidationError, match="parity_images"):
+        Export.model_validate({**values, "parity_images": 31})
 
 
 @pytest.mark.parametrize("name", [name for name in model_cfgs if name.startswith(("regnetx", "regnety"))])
@@ -119,3 +182,14 @@ def test_regnet_sizes__widths_are_timms(name: str) -> None:
 def test_regnet_sizes__three_stages_are_no_regnet() -> None:
     with pytest.raises(ValidationError, match=r"these sizes make 3 stages, of widths \[24, 48, 96\]"):
         RegNetSizes(depth=6, w0=24, wa=16.0, wm=2.0, group_size=8, stem_width=16)
+
+
+def test_published_uri__is_an_address_or_null_and_no_part_of_a_runs_identity() -> None:
+    values = {"images_per_shard": 8, "seed": 0}
+    assert Shard.model_validate(values).published_uri is None
+    for uri in ("s3://bucket", "s3://my.bucket-1/a/b"):
+        shard = Shard.model_validate(values | {"published_uri": uri})
+        assert shard.published_uri == uri and shard.model_dump(mode="json") == values
+    for wrong in ("bucket/prefix", "https://bucket/prefix", "s3://", "s3:///x", "s3://B", 7):
+        with pytest.raises(ValidationError, match="published_uri"):
+            Shard.model_validate(values | {"published_uri": wrong})

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from stages.lib.core.runs import Run
 from stages.lib.training.journal import Journal, forget_after
 
@@ -28,3 +30,16 @@ def test_journal__resumed_rows_follow_without_doubles(tmp_path: Path) -> None:
             journal.row(step, {"loss": 1.0 / step})
     assert steps(tmp_path / "metrics.jsonl") == [10, 20, 30, 40]
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_journal__tensorboard_shows_rows_what_validation_saw_and_pictures(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Journal(Run(tmp_path, "x"), "t", 40, 1.0).start(0) as journal:
+        journal.row(10, {"loss": 0.5})
+        journal.seen(10, {"val_top1": 75.0})
+        journal.picture(10, "reconstructions", np.zeros((4, 4, 3), np.uint8))
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("val_top1")] == [(10, 75.0)]
+    assert found.Tags()["scalars"] == ["loss", "val_top1"] and found.Tags()["images"] == ["reconstructions"]
+    assert "val_top1" not in (tmp_path / "metrics.jsonl").read_text()  # history.csv has it, once

@@ -30,6 +30,12 @@ def load_item(block: str, key: str, schema: type[Schema]) -> Schema:
     return _validate(_entry(_entry(_read(PARAMS), block, ()), key, (block,)), schema, (block, key))
 
 
+def load_optional(block: str, key: str, schema: type[Schema]) -> Schema:
+    """The same for a key that may be left out, also with its block; it is null then. Raises Refusal."""
+    values = _read(PARAMS).get(block)
+    return _validate(values.get(key) if isinstance(values, dict) else None, schema, (block, key))
+
+
 def whole(schema: type[Schema], path: Path = PARAMS) -> Schema:
     """The whole file, every block and block against block. Raises Refusal."""
     return _validate(_read(path), schema, ())

@@ -1,1 +1,1 @@
-"""From raw bytes to batches; everything random is a pure function of (seed, epoch, position)."""
+"""From shards to batches, and facts for the gates; everything random is a pure function of (seed, epoch, position)."""

@@ -77,6 +77,7 @@ def batches(stream: Stream, first: int, last: int, rank: Rank, workers: int, pre
     if not workers:
         for step in range(first, last):
             task = _Task(stream, *places.of(step))
+            task.expect()
             for image in task.work:
                 task.fill(image)
             yield task.batch()
@@ -87,9 +88,12 @@ def batches(stream: Stream, first: int, last: int, rank: Rank, workers: int, pre
             for step in range(first, last + prefetch):
                 if step < last:
                     task = _Task(stream, *places.of(step))
+                    if step == first:
+                        task.expect()
                     ahead.append((task, [pool.submit(task.fill, image) for image in task.work]))
                 if step >= first + prefetch and ahead:
                     task, futures = ahead.popleft()
+                    task.expect()  # from the oldest batch that is still read, not from the newest
                     for future in futures:
                         future.result()
                     yield task.batch()
@@ -106,7 +110,7 @@ class _Places:
         self.order = np.empty(0, np.int64)
 
     def of(self, step: int) -> tuple[int, np.ndarray, np.ndarray, int]:
-        """(epoch, positions i64[b], images i64[b], number of the first mixing group in the epoch)."""
+        """(epoch, its order, positions i64[b], number of the first mixing group in the epoch)."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
             self.epoch, self.order = epoch, self.stream.order(epoch)
@@ -115,21 +119,26 @@ class _Places:
             positions = positions[self.stream.arrangement]
         positions = positions[self.part]
         group = (within * self.stream.batch_size + self.part.start) // max(1, self.stream.mix_group)
-        return epoch, positions, self.order[positions], group
+        return epoch, self.order, positions, group
 
 
 class _Task:
     """One batch in the making; threads fill disjoint places of its arrays."""
 
-    def __init__(self, stream: Stream, epoch: int, positions: np.ndarray, images: np.ndarray, group: int) -> None:
-        self.stream, self.epoch, self.positions, self.images, self.group = stream, epoch, positions, images, group
+    def __init__(self, stream: Stream, epoch: int, order: np.ndarray, positions: np.ndarray, group: int) -> None:
+        self.stream, self.epoch, self.order, self.positions, self.group = stream, epoch, order, positions, group
+        self.images = order[positions]
         self.pixels = np.empty((len(positions), 3, stream.size, stream.size), np.uint8)
         self.noise = np.empty((len(positions), stream.patches), np.float32) if stream.patches else None
         self.keep = np.empty((len(positions), stream.depth, 2), np.float32) if stream.depth else None
         self.erasures: list[Any] = [None] * len(positions)
         self.work: dict[int, list[int]] = {}
-        for place, image in enumerate(images.tolist()):
+        for place, image in enumerate(self.images.tolist()):
             self.work.setdefault(image, []).append(place)
+
+    def expect(self) -> None:
+        """Tell the reader how far the epoch has come."""
+        self.stream.reader.expect(self.order, int(self.positions.min()))
 
     def fill(self, image: int) -> None:
         """Every view of one image: it is decoded once for all of them."""

@@ -21,8 +21,10 @@ def each_once(
     def pixels(row: int) -> np.ndarray:
         return view(decode(reader.read(row), int(index.orientation[row])))
 
+    order = np.arange(len(index))
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(index), batch_size):
+            reader.expect(order, start)
             rows = range(start, min(start + batch_size, len(index)))
             images = np.stack(list(pool.map(pixels, rows) if workers else map(pixels, rows)))
             labels = index.labels[rows.start : rows.stop].astype(np.int64)

@@ -34,6 +34,10 @@ class Index:
     """i32[N], into `shards`; rises."""
     shards: tuple[str, ...]
     """Tar names of this split."""
+    shard_sha256: tuple[str, ...]
+    """Hex, of each tar."""
+    shard_bytes: tuple[int, ...]
+    """Of each tar."""
     offset: np.ndarray
     """i64[N], bytes."""
     size: np.ndarray
@@ -61,6 +65,7 @@ def read_index(path: Path, split: str) -> Index:
     names = table["shard"].to_pylist()
     shards = tuple(dict.fromkeys(names))
     number = {name: place for place, name in enumerate(shards)}
+    facts = json.loads(table.schema.metadata[b"shards"])
     return Index(
         set_name=path.stem,
         split=split,
@@ -69,6 +74,8 @@ def read_index(path: Path, split: str) -> Index:
         labels=_numbers(table, "label").astype(np.int64),
         shard_of=np.array([number[name] for name in names], np.int32),
         shards=shards,
+        shard_sha256=tuple(facts[name]["sha256"] for name in shards),
+        shard_bytes=tuple(facts[name]["bytes"] for name in shards),
         offset=_numbers(table, "offset"),
         size=_numbers(table, "size"),
         orientation=_numbers(table, "orientation"),

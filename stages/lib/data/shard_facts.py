@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from stages.lib.data.endings import ENDINGS
 from stages.lib.data.tar_look import Look, look
 
 GUIDE = {
@@ -33,9 +32,8 @@ GUIDE = {
         "times_in_shards": "images with this key, counted in the tars themselves",
         "split_in_manifest": "",
         "label_in_manifest": "",
-        "bytes_in_manifest": "",
-        "sha256_in_manifest": "",
-        "stored_as_found": "false for formats that shards hold as PNG, such as GIF and TIFF",
+        "stored_bytes_in_manifest": "of the image as shards hold it",
+        "stored_sha256_in_manifest": "",
         "split_of_shard": "split that the index lists for the tar",
         "label_in_shard": "what its .cls file says, -1 without one",
         "stored_bytes_match": "whether the bytes at its place in the tar have its sha256",
@@ -79,7 +77,7 @@ NAMING = {
 
 def read(manifest: Path, index: Path, folder: Path, set_name: str) -> dict[str, pd.DataFrame]:
     """Tables of facts by name, with the columns of GUIDE. Reads every shard; one image at a time is in memory for each core."""
-    wanted = pq.read_table(manifest, columns=["key", "split", "label", "bytes", "sha256", "format"]).to_pandas()
+    wanted = pq.read_table(manifest, columns=["key", "split", "label", "stored_bytes", "stored_sha256"]).to_pandas()
     content = pq.read_table(index, columns=["key", "split", "shard", "offset", "size", "label", "sha256"])
     placed = content.to_pandas().astype({"shard": "str"})
     listed: dict[str, dict[str, Any]] = json.loads(content.schema.metadata[b"shards"])
@@ -125,9 +123,8 @@ def compare(
     images = pd.concat([placed, rest.assign(size=-1, sha256="", stored_bytes_match=False)], ignore_index=True)
     for where, table in (("manifest", wanted), ("index", placed), ("shards", stored)):
         images[f"times_in_{where}"] = _mapped(images["key"], table["key"].value_counts(), 0)
-    for column, empty in (("split", ""), ("label", -1), ("bytes", -1), ("sha256", "")):
+    for column, empty in (("split", ""), ("label", -1), ("stored_bytes", -1), ("stored_sha256", "")):
         images[f"{column}_in_manifest"] = _mapped(images["key"], first["manifest"][column], empty)
-    images["stored_as_found"] = _mapped(images["key"], first["manifest"]["format"], "").isin(list(ENDINGS))
     images["label_in_shard"] = _mapped(images["key"], first["shards"]["label_in_shard"], -1)
     images["split_of_shard"] = images["shard"].map({name: about["split"] for name, about in listed.items()}).fillna("")
     return images

@@ -4,18 +4,26 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.data.index import Index
+
+if TYPE_CHECKING:  # how shards travel changes nothing about what is read: the stage that wants it imports it
+    from stages.lib.data.published import Published
 
 MOST_OPEN = 256  # tars; ImageNet has more than the 1,024 files a process may usually open
 
 
 class ShardReader:
-    """The bytes of an index's images."""
+    """The bytes of an index's images: from a folder of shards, or from one whose missing shards are published elsewhere."""
 
-    def __init__(self, index: Index, folder: Path) -> None:
-        self.index, self.folder = index, folder
+    def __init__(self, index: Index, shards: "Path | Published") -> None:
+        self.index = index
+        self.folder = shards if isinstance(shards, Path) else shards.folder
+        self.streamed = None if isinstance(shards, Path) else shards.stream(index)
         self._open: OrderedDict[str, _Tar] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -32,8 +40,20 @@ class ShardReader:
             )
         return data
 
+    def expect(self, order: np.ndarray, position: int) -> None:
+        """The images at order[position:] (rows of the index) are about to be read; shards from elsewhere are fetched ahead.
+
+        Called by one thread. Raises Refusal where the order cannot be streamed.
+        """
+        if self.streamed:
+            self.streamed.expect(order, position)
+
     def _tar(self, name: str) -> "_Tar":
         """The open tar, among the last used; one that drops out is closed when the last thread has read from it."""
+        if self.streamed and name in self.streamed.wanted:
+            return _Tar(
+                self.streamed.open(name)
+            )  # not kept open: a shard dropped from the cache would go on taking room
         with self._lock:
             tar = self._open.pop(name, None) or self._opened(name)
             self._open[name] = tar
@@ -43,7 +63,7 @@ class ShardReader:
 
     def _opened(self, name: str) -> "_Tar":
         try:
-            return _Tar(self.folder / name)
+            return _Tar(os.open(self.folder / name, os.O_RDONLY))
         except FileNotFoundError:
             raise Refusal(f"There is no shard {self.folder / name}. {self._remedy()}") from None
 
@@ -54,9 +74,8 @@ class ShardReader:
 class _Tar:
     """A descriptor that is closed with its last reference."""
 
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        os.close(self.descriptor)

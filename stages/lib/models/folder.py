@@ -30,20 +30,26 @@ def save(
     model_args: Mapping[str, Any],
     image_size: int,
     crop_pct: float,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | None,
     licence: str | None = None,
     notes: Sequence[str] = (),
     beside: Mapping[str, bytes] | None = None,
+    prepared: Mapping[str, Any] | None = None,
+    derived_from: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Replace `folder` by this model: all of it appears, or nothing.
 
     architecture, model_args: what timm.create_model builds the model from. class_names: one a class, index = label;
-    empty for an encoder without a head. crop_pct: share of the resized shorter side that evaluation keeps. beside: more
-    files by name. Raises ValueError if class names and classes do not match.
+    empty for an encoder without a head, None where nobody knows them. crop_pct: share of the resized shorter side that
+    evaluation keeps. beside: more files by name. prepared: preprocessing other than ours (mean, std, ...). derived_from:
+    licences of others' weights it learnt from, as `lineage` gives them. Raises ValueError if class names and classes do
+    not match.
     """
-    if len(class_names) != model.num_classes:
+    if class_names is not None and len(class_names) != model.num_classes:
         raise ValueError(f"{len(class_names)} class names for a model of {model.num_classes} classes")
-    config = describe(model, architecture, model_args, image_size, crop_pct, class_names)
+    config = describe(model, architecture, model_args, image_size, crop_pct, class_names or ())
+    config |= {"derived_from": [dict(origin) for origin in derived_from]} if derived_from else {}
+    config["pretrained_cfg"] |= prepared or {}
     config["pretrained_cfg"] |= {"license": licence} if licence else {}
     config["pretrained_cfg"] |= {"notes": list(notes)} if notes else {}
     write(folder, {WEIGHTS: packed(model.state_dict()), CONFIG: text(config), **(beside or {})})
@@ -56,6 +62,7 @@ def save_mae(
     model_args: Mapping[str, Any],
     image_size: int,
     decoder: Mapping[str, Any],
+    licence: str | None = None,
 ) -> None:
     """An MAE: its encoder as timm's model without a head, and decoding it what timm does not know.
 
@@ -67,7 +74,7 @@ def save_mae(
     encoder = timm.create_model(architecture, num_classes=0, weight_init="skip", **model_args)
     encoder.load_state_dict({name: tensor for name, tensor in state.items() if name not in decoding})
     more = {"decoder.safetensors": packed(decoding), "decoder.json": text(dict(decoder))}
-    save(encoder, folder, architecture, model_args, image_size, 1.0, (), beside=more)
+    save(encoder, folder, architecture, model_args, image_size, 1.0, (), licence, beside=more)
 
 
 def describe(
@@ -82,6 +89,7 @@ def describe(
     known = timm.get_pretrained_cfg(architecture)
     assert known is not None
     side = math.ceil(image_size / 32)  # a RegNet's last feature map; transformers have none
+    prepared = preprocessing(image_size, crop_pct)
     return {
         "architecture": architecture,
         "num_classes": model.num_classes,
@@ -89,19 +97,40 @@ def describe(
         "model_args": dict(model_args),
         **({"label_names": list(names)} if names else {}),
         "pretrained_cfg": {
-            "input_size": [3, image_size, image_size],
+            "input_size": prepared.pop("input_size"),
             "fixed_input_size": known.fixed_input_size,
-            "interpolation": "bicubic",
-            "crop_pct": crop_pct,
-            "crop_mode": "center",
-            "mean": list(IMAGENET_DEFAULT_MEAN),
-            "std": list(IMAGENET_DEFAULT_STD),
+            **prepared,
             "num_classes": model.num_classes,
             "pool_size": [side, side] if known.pool_size else None,
             "first_conv": known.first_conv,
             "classifier": known.classifier,
         },
     }
+
+
+def preprocessing(image_size: int, crop_pct: float) -> dict[str, Any]:
+    """What every model trained here wants, in a pretrained_cfg's words."""
+    return {
+        "input_size": [3, image_size, image_size],
+        "interpolation": "bicubic",
+        "crop_pct": crop_pct,
+        "crop_mode": "center",
+        "mean": list(IMAGENET_DEFAULT_MEAN),
+        "std": list(IMAGENET_DEFAULT_STD),
+    }
+
+
+def lineage(*origins: Path) -> list[dict[str, str]]:
+    """Of the model folders that a new model learns from: others' weights among them and before them, each with its licence.
+
+    [{"model", "licence"}]; nothing for what was trained here from nothing but images.
+    """
+    found: list[dict[str, str]] = []
+    for config, name in ((config_of(origin), origin.name) for origin in origins):
+        licence = config["pretrained_cfg"].get("license")
+        own = [{"model": name, "licence": licence}] if licence else []
+        found += [one for one in [*config.get("derived_from", []), *own] if one not in found]
+    return found
 
 
 def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

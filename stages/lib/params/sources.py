@@ -1,8 +1,8 @@
 """`sources`: where each image set comes from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, RootModel, StringConstraints
+from pydantic import Field, RootModel, StringConstraints, model_validator
 
 from stages.lib.params.frozen import Frozen
 
@@ -16,11 +16,22 @@ SetName = Annotated[
 class Source(Frozen):
     """One raw image set, read in place and never changed."""
 
-    layout: Literal["folder", "tiny-imagenet"]
+    layout: Literal[
+        "folder",
+        "tiny-imagenet",
+        "imagenet",
+        "cifar",
+        "flowers-102",
+        "stanford-cars",
+        "inaturalist",
+        "hub",
+        "webdataset",
+    ]
     """folder: <class>/* or <split>/<class>/*. tiny-imagenet: wnids.txt, words.txt, train/<wnid>/images/*, val/images/*
-    with val_annotations.txt. Each as a folder or inside one plain .tar, which is read without unpacking."""
+    with val_annotations.txt. Each as a folder or inside one .tar or .tar.gz. The others: the files as their publishers
+    give them, archives unopened (docs/formats.md has a table)."""
     path: Annotated[str, StringConstraints(min_length=1)]
-    """A folder or .tar; a relative path starts at the raw root ($TUTELAGE_RAW, else data/raw)."""
+    """A folder, an archive, or s3://bucket/prefix; a relative path starts at the raw root ($TUTELAGE_RAW, else data/raw)."""
     embedded: Literal["digits-0-6", "digits-7-9"] | None = None
     """Write scikit-learn's bundled handwritten digits of these classes to `path` first, where nothing is there yet."""
 
@@ -29,3 +40,12 @@ class Sources(RootModel[dict[SetName, Source]]):
     """Set name -> source; the name appears in file names and DVC stage names."""
 
     root: Annotated[dict[SetName, Source], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def nameable(self) -> Self:
+        """`available` is a word of the scan stage's command line."""
+        if "available" in self.root:
+            raise ValueError(
+                "a set cannot be called `available`: `python -m stages.scan available` means something else"
+            )
+        return self

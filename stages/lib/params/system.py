@@ -26,3 +26,6 @@ class System(Frozen):
     checkpoint_seconds: Annotated[float, Field(ge=0)]
     """Between two checkpoints; 0: after every step."""
     keep_checkpoints: Annotated[int, Field(ge=1)]
+    shard_cache_gb: Annotated[float, Field(gt=0)] = 20.0
+    """Gigabytes (10^9 bytes) of <run root>/shard-cache, where shards are kept that come from shard.published_uri. Under order
+    block it must hold `window` shards; twice as many leave no waiting between two windows."""

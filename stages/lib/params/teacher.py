@@ -1,12 +1,17 @@
 """`teacher`: the RegNetY whose labels the student learns from, trained here or fetched."""
 
 import math
-from typing import Annotated, Self
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stages.lib.params.frozen import Frozen
 from stages.lib.params.training import Training
+
+HUB_NAME = re.compile(r"timm/(?P<architecture>[a-z0-9_]+)\.(?P<tag>[a-z0-9_]+)")
+"""timm's name of published weights, such as timm/regnety_160.deit_in1k."""
+REMOTE = re.compile(r"(https://[^/\s]+/\S+|s3://[^/\s]+/\S+)")
 
 
 class RegNetSizes(Frozen):
@@ -39,24 +44,9 @@ class RegNetSizes(Frozen):
         return self
 
 
-class Fetched(Frozen):
-    """Weights somebody else trained."""
-
-    path: Annotated[str, StringConstraints(min_length=1)]
-    """A local .safetensors, or a .pth holding tensors only (optionally under `model` or `state_dict`); relative paths
-    start at the raw root."""
-    sha256: Annotated[
-        str,
-        StringConstraints(pattern=r"^[0-9a-f]{8,64}$"),
-        Field(description="the first 8 to 64 hex digits of the file's sha256, in lower case"),
-    ]
-    """Compared with the start of the file's digest. The published files carry 8 digits in their names, which is all that
-    torch.hub compares too; `sha256sum` gives all 64, and 64 are better. Quote it if it is digits only."""
-    licence: Annotated[str, StringConstraints(min_length=1)]
-
-
 class Teacher(Training):
-    """A timm RegNetY. `fetch: null` trains it with the rest of the block; otherwise only sizes and views.image_size count."""
+    """A timm RegNetY. `source: train` trains it with the rest of the block; otherwise only sizes, crop_pct and
+    views.image_size count."""
 
     architecture: Annotated[
         str,
@@ -66,9 +56,60 @@ class Teacher(Training):
     """timm name; the paper's teacher is regnety_160."""
     sizes: RegNetSizes | None = None
     """null: the architecture's own."""
-    fetch: Fetched | None = None
+    source: Annotated[str, StringConstraints(min_length=1)]
+    """train, or where somebody else's weights are: a .safetensors or .pth file (relative paths start at the raw root), s3://,
+    https://, or timm's name on its hub (timm/regnety_160.deit_in1k). Preprocessing is what the source's own config says: timm's
+    for a name on its hub, the config.json beside a local model.safetensors; else crop_pct and ImageNet's mean and deviation."""
+    sha256: (
+        Annotated[
+            str,
+            StringConstraints(pattern=r"^[0-9a-f]{8,64}$"),
+            Field(description="the first 8 to 64 hex digits of the file's sha256, in lower case"),
+        ]
+        | None
+    ) = None
+    """Needed unless trained here; of a name on timm's hub, its model.safetensors. Compared with the start of the file's
+    digest. The published files carry 8 digits in their names, which is all that torch.hub compares too; `sha256sum` gives
+    all 64, and 64 are better. Quote it if it is digits only."""
+    licence: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """Of somebody else's weights, needed with them; it goes into the cards of every model that learns from them."""
+    classes: Literal["same", "by-name"] = "same"
+    """by-name: of weights that name their classes, take the head's rows by those names, in the order of our set, and leave out
+    the others. same: their classes must be ours, in our order."""
     norm_group: Annotated[int, Field(ge=2)]
     """Consecutive images that share batch statistics; divides views.batch_size. Published: one GPU's batch."""
+
+    @field_validator("source")
+    @classmethod
+    def known(cls, value: str) -> str:
+        """Four kinds of place, told apart by how they begin."""
+        if value.startswith("timm/") and not HUB_NAME.fullmatch(value):
+            raise ValueError(
+                f"{value!r} is no name on timm's hub such as timm/regnety_160.deit_in1k; a local file is ./{value}"
+            )
+        if "://" in value and not REMOTE.fullmatch(value):
+            raise ValueError(
+                f"{value!r} is neither https://host/file nor s3://bucket/key, the only remote places; a local file is a path"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def named(self) -> Self:
+        """What was not made here is named by its content and its licence, and is what the block says it is."""
+        if self.source == "train":
+            return self
+        if self.sha256 is None:
+            raise ValueError(
+                f"source {self.source} needs sha256: it is used only if it is the very file that was meant"
+            )
+        if self.licence is None:
+            raise ValueError(f"source {self.source} needs licence: the cards of the models that learn from it say it")
+        hub = HUB_NAME.fullmatch(self.source)
+        if hub and (hub["architecture"] != self.architecture or self.sizes):
+            raise ValueError(
+                f"source {self.source} is a {hub['architecture']} with its own sizes; set architecture to that and sizes to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def fits(self) -> Self:

@@ -7,6 +7,10 @@ from pydantic import Field, RootModel, model_validator
 from stages.lib.params.distillation import Distillation, Kind
 from stages.lib.params.vit import ViT
 
+Normalisation = Literal["same", "own"]
+"""same: a teacher that wants another mean and standard deviation than the student is refused. own: its pixels are mapped from
+the student's to its own."""
+
 
 class Train(Distillation):
     """One recipe for every size (Table 9)."""
@@ -18,6 +22,7 @@ class Train(Distillation):
     """mae: patch embedding, blocks, norm and class token come from data/models/mae."""
     teacher: Literal["teacher", "none"]
     """Folder under data/models; none only without distillation, and then distill does not wait for the teacher."""
+    teacher_normalisation: Normalisation
     head_std: Annotated[float, Field(gt=0)]
     """Standard deviation of fresh heads: 0.02 in DeiT, 2e-5 in MAE's fine-tuning."""
 
@@ -35,3 +40,7 @@ class Train(Distillation):
 
 class TrainDistill(RootModel[Kind]):
     """train.distill alone: all that fine-tuning needs to know of the block."""
+
+
+class TrainTeacherNormalisation(RootModel[Normalisation]):
+    """train.teacher_normalisation alone: fine-tuning asks the same teacher."""

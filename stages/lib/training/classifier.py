@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +16,9 @@ from stages.lib.core.signals import Watch
 from stages.lib.data import mixing, order
 from stages.lib.data.augment import classifier_view
 from stages.lib.data.batches import Stream, batches
-from stages.lib.data.crop import evaluation_crop, planes
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index
-from stages.lib.data.normalise import normalise
+from stages.lib.data.preparation import Preparation
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.system import System
 from stages.lib.params.training import Training
@@ -30,6 +30,9 @@ from stages.lib.training.journal import Journal
 from stages.lib.training.loop import Row, Trained, fit
 from stages.lib.training.plan import planned
 
+if TYPE_CHECKING:
+    from stages.lib.data.published import Published
+
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +42,7 @@ class Material:
 
     train: Index
     val: Index
-    shards: Path
+    shards: "Path | Published"
 
 
 def stream_of(views: Views, index: Index, reader: ShardReader, depth: int) -> Stream:
@@ -111,8 +114,10 @@ def train(
         "val_top1" if cfg.select == "best_val" else "",
     )
 
+    preparation = Preparation(views.image_size, cfg.crop_pct)
+
     def look(_: int) -> Row:
-        return validate(objective, logits, material, views.image_size, cfg.crop_pct, system.workers)
+        return validate(objective, logits, material, preparation, system.workers)
 
     history = fit(
         trained,
@@ -145,8 +150,7 @@ def validate(
     objective: nn.Module,
     logits: Callable[[Tensor], Tensor],
     material: Material,
-    size: int,
-    crop_pct: float,
+    preparation: Preparation,
     workers: int,
 ) -> Row:
     """Is training healthy? Cross-entropy (nats) and top-1 (percent) over the validation split."""
@@ -154,8 +158,8 @@ def validate(
     device = next(objective.parameters()).device
     objective.eval()
     loss, right = 0.0, 0
-    for batch in each_once(index, reader, lambda image: planes(evaluation_crop(image, size, crop_pct)), 256, workers):
-        scores = logits(normalise(batch.images.to(device)))
+    for batch in each_once(index, reader, preparation.view, 256, workers):
+        scores = logits(preparation.normalise(batch.images.to(device)))
         labels = batch.labels.to(device)
         loss += float(nn.functional.cross_entropy(scores.double(), labels, reduction="sum"))
         right += int((scores.argmax(1) == labels).sum())

@@ -56,6 +56,11 @@ class Journal:
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
 
+    def seen(self, step: int, numbers: dict[str, float]) -> None:
+        """What validation after `step` steps found, for TensorBoard; the history is where it is kept."""
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, step)
+
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """u8[H, W, 3] for TensorBoard."""
         self.board.add_image(name, image, step, dataformats="HWC")

@@ -137,6 +137,7 @@ def fit(
                 if plan.looks(epoch):
                     row |= (seen := look(trained.step))
                     trained.judge(seen)
+                    journal.seen(trained.step, seen)
                 trained.history.append(row)
             if keeper.due() or watch.signum is not None or trained.step == plan.steps:
                 if trained.sums:

@@ -2,41 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stages.lib.core.outcome import Refusal
-from stages.lib.data.crop import evaluation_crop, planes
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index
-from stages.lib.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
+from stages.lib.data.preparation import Preparation, preparation_of
 from stages.lib.data.shards import ShardReader
 from stages.lib.models import deit, folder
 from stages.lib.params.system import System
 from stages.lib.training.accuracy import Tally
 from stages.lib.training.device import device_of
 
-RESAMPLING = {mode.name.lower(): mode for mode in Image.Resampling}
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """From an image to what the model sees."""
-
-    size: int
-    """Side in pixels."""
-    crop_pct: float
-    """Share of the resized shorter side that the centre crop keeps."""
-    interpolation: str
-
-    def view(self, image: Image.Image) -> np.ndarray:
-        """RGB image -> u8[3, size, size]."""
-        return planes(evaluation_crop(image, self.size, self.crop_pct, RESAMPLING[self.interpolation]))
+if TYPE_CHECKING:
+    from stages.lib.data.published import Published
 
 
 @dataclass(frozen=True)
@@ -63,22 +47,22 @@ class Measured:
         }
 
 
-def model(path: Path, index: Index, shards: Path, batch_size: int, system: System) -> dict[str, Any]:
+def model(path: Path, index: Index, shards: "Path | Published", batch_size: int, system: System) -> dict[str, Any]:
     """The metrics of the model folder `path` on the images of `index`. Raises Refusal."""
     return examine(path, index, shards, batch_size, system).metrics()
 
 
 @torch.inference_mode()
-def examine(path: Path, index: Index, shards: Path, batch_size: int, system: System) -> Measured:
+def examine(path: Path, index: Index, shards: "Path | Published", batch_size: int, system: System) -> Measured:
     """As `model`, with every image's predictions. Deterministic for one machine, thread count and batch size."""
     network, config = folder.load(path)
     fits(config, index, path)
-    preparation = preparation_of(config, path)
+    preparation = preparation_of(config["pretrained_cfg"], path / folder.CONFIG)
     device = device_of(system)
     network.to(device)
     tally, rows = Tally(len(index.classes)), []
     for batch in each_once(index, ShardReader(index, shards), preparation.view, batch_size, system.workers):
-        tally.add(*heads(network, normalise(batch.images.to(device))), batch.labels)
+        tally.add(*heads(network, preparation.normalise(batch.images.to(device))), batch.labels)
         rows.append(batch.positions.numpy())
     assert np.array_equal(np.concatenate(rows), np.arange(len(index))), "an image was left out or came twice"
     return Measured(path.name, index, preparation, sum(p.numel() for p in network.parameters()), tally)
@@ -101,24 +85,6 @@ def fits(config: dict[str, Any], index: Index, path: Path) -> None:
             f"{path} knows {len(names)} classes ({_some(names)}), {index.set_name} has {len(index.classes)} "
             f"({_some(index.classes)}), and they are not the same. Measure a model on the set it was trained on."
         )
-
-
-def preparation_of(config: dict[str, Any], path: Path) -> Preparation:
-    """The preprocessing config.json asks for. Raises Refusal for what this pipeline does not do."""
-    wanted = config["pretrained_cfg"]
-    channels, height, width = wanted["input_size"]
-    faults = {
-        f"input_size {wanted['input_size']} (square RGB)": channels != 3 or height != width,
-        f"crop_mode {wanted.get('crop_mode', 'center')} (center)": wanted.get("crop_mode", "center") != "center",
-        f"interpolation {wanted['interpolation']} ({', '.join(RESAMPLING)})": wanted["interpolation"] not in RESAMPLING,
-        f"mean {wanted['mean']} ({list(IMAGENET_MEAN)})": tuple(wanted["mean"]) != IMAGENET_MEAN,
-        f"std {wanted['std']} ({list(IMAGENET_STD)})": tuple(wanted["std"]) != IMAGENET_STD,
-    }
-    if wrong := [fault for fault, present in faults.items() if present]:
-        raise Refusal(
-            f"{path / folder.CONFIG} asks for {'; '.join(wrong)}; in brackets what models are trained with here."
-        )
-    return Preparation(height, wanted["crop_pct"], wanted["interpolation"])
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -1,0 +1,47 @@
+"""Tensors out of a file somebody else wrote, .safetensors or a torch pickle, without executing anything in it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from stages.lib.core.outcome import Refusal
+
+WRAPPERS = ("model", "state_dict")
+ZIP = b"PK\x03\x04"
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict at the file's top, or under `model` or `state_dict`; never a `model_ema` beside it. Raises Refusal."""
+    content = _content(path)
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise Refusal(f"{path} holds no state dict, neither at its top nor under `model` or `state_dict`.")
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _content(path: Path) -> Any:
+    """What the file holds; its first bytes, not its name, say which kind it is."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if not start.startswith(ZIP) and start[8:9] == b"{":
+        try:
+            return safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise Refusal(f"{path} is a damaged safetensors file ({error}); fetch it again.") from None
+    try:
+        # The published DeiT files carry the run's argparse.Namespace beside `model`. It is a bag of attributes: allowing
+        # torch's restricted unpickler to make one runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several kinds for a pickle it does not trust
+        raise Refusal(
+            f"{path} holds more than tensors and plain values, or is no torch file ({error}). Save its state dict alone, better "
+            "as safetensors, and try again."
+        ) from None
