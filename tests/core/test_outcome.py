@@ -96,3 +96,13 @@ def test_run__logs_plain_lines_to_stderr(tmp_path: Path) -> None:
 
 def test_refusal__is_an_exception_with_its_message() -> None:
     assert str(outcome.Refusal("why")) == "why"
+
+
+def test_run__a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
+    status, stderr, record = end(tmp_path, "raise OSError(28, 'No space left on device', 'a.ckpt')")
+    assert (status, record["code"], record["retryable"]) == (1, 1, True)
+    assert "the disk is full where a.ckpt should go" in stderr and "Traceback" not in stderr
+    _, stderr, record = end(
+        tmp_path, "raise OSError(5, 'Input/output error', 'a.ckpt')"
+    )  # control: another fault of a disk
+    assert "Traceback" in stderr and "full" not in str(record["reason"])

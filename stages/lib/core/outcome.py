@@ -4,6 +4,7 @@ DVC replaces a stage's exit code by its own, so what runs DVC for us reads <run 
 `{"code": 0, "reason": "finished", "retryable": false}`. A stage that was killed outright leaves no such file.
 """
 
+import errno
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import NoReturn
 from stages.lib.core.signals import Stopped
 
 log = logging.getLogger(__name__)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Refusal(Exception):
@@ -60,6 +62,14 @@ def _ending(stage: str, main: Callable[[], None]) -> Ending:
     except KeyboardInterrupt:
         log.warning("%s: interrupted", stage)
         return Ending(130, "interrupted", retryable=True)
+    except OSError as error:
+        if error.errno not in FULL:
+            log.exception("%s failed", stage)
+            return Ending(1, f"{type(error).__name__}: {error}", retryable=True)
+        where = f" where {error.filename} should go" if error.filename else ""
+        reason = f"the disk is full{where}. Nothing that was finished is lost: free some space, and the same command continues."
+        log.error("%s: %s", stage, reason)
+        return Ending(1, reason, retryable=True)
     except BaseException as error:  # SystemExit too: no stage leaves by it
         log.exception("%s failed", stage)
         return Ending(1, f"{type(error).__name__}: {error}", retryable=True)
