@@ -66,7 +66,7 @@ def copy_in_order(name: str, source: Source, jobs: Sequence[Job], crew: Crew) ->
     """Read the source once, as it lies, and write every image where it belongs; what a killed build wrote is kept."""
     place = jobs[0].source
     start_of = {row.key: (job, at) for job in jobs for row, at in shard_writer.missing(job)}
-    unfinished = [job for job in jobs if not shard_writer.finished(job)]
+    unfinished = [job for job in jobs if any(row.key in start_of for row in job.rows)]
     rows = [row for job in unfinished for row in job.rows if row.key in start_of]
     if len(start_of) < sum(len(job.rows) for job in jobs):
         log.info("%s: going on with %d images that are not yet in their shards", name, len(rows))
@@ -102,17 +102,13 @@ def facts(planned: Sequence[Planned], shards: Sequence[Shard]) -> dict[str, dict
 
 def publish(folder: Path, planned: Sequence[Planned], build: Path) -> None:
     """Link (or, on another disk, copy) the shards into a new folder beside `folder`, then swap; never half a set under the name."""
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    for one in planned:
-        try:
-            os.link(build / one.name, new / one.name)
-        except OSError:
-            shutil.copyfile(build / one.name, new / one.name)
-    (new / "_info.json").write_text(json.dumps(info(planned), indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
+    with files.replace_folder(folder) as new:
+        for one in planned:
+            try:
+                os.link(build / one.name, new / one.name)
+            except OSError:
+                shutil.copyfile(build / one.name, new / one.name)
+        (new / "_info.json").write_text(json.dumps(info(planned), indent=1) + "\n")
 
 
 def info(planned: Sequence[Planned]) -> dict[str, Any]:

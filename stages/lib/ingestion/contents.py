@@ -24,8 +24,9 @@ class Item(NamedTuple):
 def contents(place: Place, source: Source, entries: Sequence[Entry]) -> Iterator[Item]:
     """Every file, in order of the listing and then of each archive. Raises Refusal naming an archive that cannot be read."""
     reader_of = layouts.readers(source.layout)
+    archives = layouts.archived(source.layout, len(entries)) and not place.is_tar
     for entry in entries:
-        if place.is_tar or not layouts.archived(source.layout, len(entries)) or not opens(entry.member, reader_of):
+        if not archives or not opens(entry.member, reader_of):
             yield Item(entry, "", None)
             continue
         with place.open(entry) as file:

@@ -88,6 +88,7 @@ class RawReader:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.one_file = not place.remote and not place.path.is_dir()
         self.descriptors: dict[str, int] = {}
 
     def __enter__(self) -> "RawReader":
@@ -121,12 +122,11 @@ class RawReader:
         if self.place.remote:
             version = sha256.removeprefix("etag:") if sha256.startswith("etag:") else ""
             return objects.read(self.place.uri_of(container or member), max(0, offset), size, version)
-        one_file = not self.place.path.is_dir()
-        if (one_file and offset < 0) or (not one_file and not container and offset >= 0):
+        if (self.one_file and offset < 0) or (not self.one_file and not container and offset >= 0):
             raise self._changed(member, "a folder has become a file, or a file a folder")
         if offset < 0:
             return (self.place.path / member).read_bytes()
-        return os.pread(self._descriptor(container if not one_file else ""), size, offset)
+        return os.pread(self._descriptor(container if not self.one_file else ""), size, offset)
 
     def _descriptor(self, container: str) -> int:
         if container not in self.descriptors:

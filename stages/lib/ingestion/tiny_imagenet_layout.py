@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from stages.lib.core.outcome import Refusal
+from stages.lib.ingestion.class_names import distinct
 from stages.lib.ingestion.layout import Image, Layout, some, unwrapped
 from stages.lib.ingestion.listing import Entry
 
@@ -98,5 +99,4 @@ def _table(text: str) -> dict[str, str]:
 def _names(wnids: Sequence[str], words: dict[str, str]) -> tuple[str, ...]:
     """First synonym of each class; where two classes share it (ImageNet has two cranes), the wnid stands behind."""
     first = [words.get(wnid, wnid).split(",")[0].strip() or wnid for wnid in wnids]
-    count = Counter(first)
-    return tuple(name if count[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(first, wnids, strict=True))
+    return distinct(first, wnids)
