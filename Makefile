@@ -25,6 +25,7 @@ $(VENV)/installed: requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/python -m stages.lib.core.native
 	touch $@
 
 # Is params.yaml right? The same as the pipeline's first stage, without DVC, whose templating would stumble over a typo first.

@@ -36,12 +36,13 @@ CARRIERS = {
     "stages/lib/data/shard_cache.py",
 }
 FIRST_READERS = {"scan", "ingest"}
+CODE = (".py", ".c")
 DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "great_expectations": "great-expectations"}
 
 
 @functools.cache
 def imports(source: Path) -> frozenset[str]:
-    """Dotted names `source` may import, e.g. {"torch", "stages.lib.core.runs"}."""
+    """Dotted names `source` may import, e.g. {"torch", "stages.lib.core.runs"}, and paths of C files it runs."""
     names: set[str] = set()
     todo: list[ast.AST] = [ast.parse(source.read_text(), str(source))]
     while todo:
@@ -55,6 +56,8 @@ def imports(source: Path) -> frozenset[str]:
             if node.level:
                 raise SyntaxError(f"{source}:{node.lineno}: relative import; write the full path, it names the floor")
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "native.library":
+            names.add(ast.literal_eval(node.args[0]))  # a C file, by its path
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in OPAQUE:
             raise SyntaxError(
                 f"{source}:{node.lineno}: {ast.unparse(node.func)}() hides a dependency from DVC; import by name"
@@ -92,7 +95,10 @@ def closure(entry: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
         if source in files:
             continue
         files.add(source)
-        for name in imports(source):
+        for name in imports(source) if source.suffix == ".py" else ():
+            if name.endswith(".c"):
+                todo.append(root / name)
+                continue
             top = name.split(".")[0]
             if (root / top).is_dir():
                 todo += [file for file in sources_of(name, root) if file not in carriers]
@@ -164,7 +170,7 @@ def blast(root: Path = ROOT) -> dict[str, tuple[float, float]]:
         hours = {stage: float((stage.meta or {}).get("gpu_hours", 0)) for stage in graph}
         for stage in graph:
             for dep in stage.deps:
-                if str(dep).endswith(".py"):
+                if str(dep).endswith(CODE):
                     users.setdefault(str(dep), set()).add(stage)
 
         def below(hit: set[Any]) -> set[Any]:
@@ -180,7 +186,7 @@ def fix() -> None:
     versions = set(YML.load(ROOT / "params.yaml")["versions"])
     for stage in document["stages"].values():
         spec = stage.get("do", stage)
-        spec["deps"] = [dep for dep in spec.get("deps", []) if not dep.endswith(".py")] + code_of(spec)
+        spec["deps"] = [dep for dep in spec.get("deps", []) if not dep.endswith(CODE)] + code_of(spec)
         if not whole_file(spec):
             wanted = params_of(spec, versions)
             if wanted:

@@ -14,7 +14,7 @@ FIX = "run `make deps` and read the diff of dvc.yaml"
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage__declares_the_code_it_can_reach(name: str) -> None:
-    declared = sorted(dep for dep in STAGES[name]["deps"] if dep.endswith(".py"))
+    declared = sorted(dep for dep in STAGES[name]["deps"] if dep.endswith(closure.CODE))
     assert declared == closure.code_of(STAGES[name]), FIX
 
 
@@ -47,6 +47,7 @@ def test_imports__go_down(source: Path) -> None:
     home = source.relative_to(closure.ROOT).parts
     for name in closure.imports(source):
         if not name.startswith("stages."):
+            assert not name.endswith(".c") or name.startswith(f"stages/lib/{home[2]}/"), f"{source} runs {name}"
             continue
         assert name.startswith("stages.lib."), f"{source} imports the stage {name}"
         if home[1] == "lib":
@@ -62,6 +63,10 @@ def test_closure__sees_a_new_import_and_refuses_what_hides_one(tmp_path: Path) -
     spec = {"cmd": "python -m stages.a x"}
     assert closure.code_of(spec, tmp_path) == ["stages/a.py", "stages/b.py"]
     assert closure.closure(tmp_path / "stages" / "a.py", tmp_path)[1] == {"numpy"}
+    (tmp_path / "stages" / "d.c").write_text("int one(void) { return 1; }\n")
+    (tmp_path / "stages" / "a.py").write_text('native.library("stages/d.c")\n')
+    closure.imports.cache_clear()
+    assert closure.code_of(spec, tmp_path) == ["stages/a.py", "stages/d.c"]
     for line in (
         "import importlib\nimportlib.import_module('stages.b')",
         "exec('import stages.b')",
