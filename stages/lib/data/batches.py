@@ -22,6 +22,7 @@ from stages.lib.data.batch import Batch
 from stages.lib.data.index import Index
 from stages.lib.data.order import steps_per_epoch
 from stages.lib.data.randomness import Purpose, generator
+from stages.lib.data.recycled import Recycled
 from stages.lib.data.shards import ShardReader
 from stages.lib.data.view import Drawn
 
@@ -80,6 +81,9 @@ def batches(stream: Stream, first: int, last: int, rank: Rank, workers: int, pre
     return made((_Task(stream, *places.of(step)) for step in range(first, last)), workers, prefetch)
 
 
+_pixels = Recycled()
+
+
 class _Places:
     """Positions and images of a step; keeps the current epoch's order."""
 
@@ -119,7 +123,11 @@ class _Task:
     def jobs(self) -> list[Callable[[], None]]:
         """A few images each, with all their views: an image is decoded once for all of them."""
         stream, count = self.stream, len(self.positions)
-        self.tensor = torch.empty((count, 3, stream.size, stream.size), dtype=torch.uint8, pin_memory=stream.pinned)
+        shape = (count, 3, stream.size, stream.size)
+        if stream.pinned:  # torch keeps such memory for its next use
+            self.tensor = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        else:
+            self.tensor = torch.from_numpy(_pixels.take(shape, np.uint8))
         self.pixels = self.tensor.numpy()
         self.noise = np.empty((count, stream.patches), np.float32) if stream.patches else None
         self.keep = np.empty((count, stream.depth, 2), np.float32) if stream.depth else None

@@ -12,8 +12,10 @@ from stages.lib.data.ahead import made, portions
 from stages.lib.data.batch import Batch
 from stages.lib.data.crop import Frame
 from stages.lib.data.index import Index
+from stages.lib.data.recycled import Recycled
 from stages.lib.data.shards import ShardReader
 
+_pixels = Recycled()
 PREFETCH = 2  # batches ready while one is in use
 
 
@@ -59,7 +61,7 @@ class _Task:
     def jobs(self) -> list[Callable[[], None]]:
         """A few images each."""
         width, height = self.source.frame_of(self.rows.start).window[2:]
-        self.images = torch.empty((len(self.rows), 3, height, width), dtype=torch.uint8)
+        self.images = torch.from_numpy(_pixels.take((len(self.rows), 3, height, width), np.uint8))
         self.pixels = self.images.numpy()
         return [partial(self.fill, rows) for rows in portions(self.rows)]
 

@@ -32,7 +32,7 @@ typedef struct {
 #define SIDE 65500       /* most pixels of a side, libjpeg's own limit */
 #define ROOM (1ull << 30) /* most bytes of scratch */
 #define PAD 64           /* bytes; vectors run over the ends of columns and rows */
-#define FAST 11          /* bits of a symbol's look-up */
+#define FAST 10          /* bits of a symbol's look-up */
 #define TAIL 2048        /* zero bytes behind the code: more than one MCU can take, so ends are checked once an MCU */
 
 typedef int32_t v8i __attribute__((vector_size(32)));
