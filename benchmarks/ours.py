@@ -70,9 +70,9 @@ def endless(stream: Stream, cores: int) -> Iterator[Batch]:
 
 def evaluated(pictures: Pictures, batch: int, cores: int) -> Iterator[Batch]:
     """Passes over the whole index as validation makes them; the one place that calls each_once."""
-    view, reader = Preparation(224, 0.875).view, ShardReader(pictures.index, pictures.folder)
+    frame, reader = Preparation(224, 0.875).frame, ShardReader(pictures.index, pictures.folder)
     while True:
-        yield from each_once(pictures.index, reader, view, batch, cores)
+        yield from each_once(pictures.index, reader, frame, batch, cores)
 
 
 def normalised(batch: Batch) -> Tensor:

@@ -147,8 +147,8 @@ class _Task:
             spent[0] += lap()
             photo.show(
                 data,
-                int(stream.index.orientation[image]),
-                (int(stream.index.width[image]), int(stream.index.height[image])),
+                stream.index.orientation.item(image),
+                (stream.index.width.item(image), stream.index.height.item(image)),
                 [one.frame for one in drawn],
                 [self.pixels[place] for place in places],
             )
@@ -166,7 +166,7 @@ class _Task:
             self.noise[place] = generator(*key, Purpose.NOISE).random(stream.patches, np.float32)
         if self.keep is not None:
             self.keep[place] = generator(*key, Purpose.DROP_PATH).random((stream.depth, 2), np.float32)
-        size = int(stream.index.width[image]), int(stream.index.height[image])
+        size = stream.index.width.item(image), stream.index.height.item(image)
         drawn = self.drawn[place] = stream.view(*size, generator(*key, Purpose.AUGMENT))
         return drawn
 
