@@ -41,7 +41,7 @@ def test_index__arrays_and_metadata(made: RawProject) -> None:
     assert index.shards == tuple(f"things-val-{n:06d}.tar" for n in range(4))
     assert index.shard_of.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
     kinds = [index.labels.dtype, index.shard_of.dtype, index.offset.dtype, index.size.dtype, index.orientation.dtype]
-    assert kinds == [np.int64, np.int32, np.int64, np.int64, np.int8]
+    assert kinds == [np.int32, np.int32, np.int64, np.int32, np.int8]
     assert splits(made.folder / "data/index/things.parquet") == ("train", "val", "test")
 
 

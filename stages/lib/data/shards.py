@@ -40,6 +40,15 @@ class ShardReader:
             )
         return data
 
+    def announce(self, rows: np.ndarray) -> None:
+        """These rows are read soon: the system begins to bring what is not in memory, so that a slow disk works ahead."""
+        for i in rows.tolist():
+            name = self.index.shards[self.index.shard_of[i]]
+            if self.streamed and name in self.streamed.wanted:
+                continue  # whole shards are fetched ahead
+            tar = self._tar(name)
+            os.posix_fadvise(tar.descriptor, int(self.index.offset[i]), int(self.index.size[i]), os.POSIX_FADV_WILLNEED)
+
     def expect(self, order: np.ndarray, position: int) -> None:
         """The images at order[position:] (rows of the index) are about to be read; shards from elsewhere are fetched ahead.
 
