@@ -51,12 +51,19 @@ class Slice:
     """What one side did in one turn."""
 
     images: int
-    wall: float
+    clock: float
     """Seconds."""
     cpu: float
     """Seconds, of this process and the workers together."""
     others: float
     """Share of the cores' time that other processes and the hypervisor took."""
+    extra: float = 0.0
+    """Seconds added for work done elsewhere; `cpu` knows nothing of them."""
+
+    @property
+    def wall(self) -> float:
+        """Seconds."""
+        return self.clock + self.extra
 
     @property
     def rate(self) -> float:
@@ -113,10 +120,10 @@ def timed(side: Side, batches: int, cores: int) -> Slice:
     _draw(side, side.ahead + cores)
     all_before, cpu, start = _busy(), cpu_seconds(), time.perf_counter()
     images = _draw(side, batches)
-    wall = time.perf_counter() - start
+    clock = time.perf_counter() - start
     cpu, everything = cpu_seconds() - cpu, _busy() - all_before
-    others = max(0.0, everything - cpu) / (wall * len(os.sched_getaffinity(0)))
-    return Slice(images, wall + batches * side.extra, cpu, others)
+    others = max(0.0, everything - cpu) / (clock * len(os.sched_getaffinity(0)))
+    return Slice(images, clock, cpu, others, batches * side.extra)
 
 
 def settle() -> None:
@@ -178,4 +185,4 @@ def _draw(side: Side, batches: int) -> int:
 def _batches(side: Side, seconds: float, cores: int) -> int:
     """How many fill about `seconds`: a multiple of the workers, which may finish theirs together."""
     trial = timed(side, cores, cores)
-    return max(1, round(seconds / trial.wall)) * cores
+    return max(1, round(seconds / trial.clock)) * cores

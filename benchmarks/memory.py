@@ -26,8 +26,8 @@ from stages.lib.ingestion import index_writer
 from stages.lib.ingestion.index_writer import Place
 from stages.pretrain import stream_of
 
-FEW, MANY = 10_000, 1_281_167
-"""Rows; the second is ImageNet-1k's training split."""
+ROWS = (10_000, 1_281_167)
+"""The second is ImageNet-1k's training split."""
 BATCHES = 8
 """Drawn before memory is read: more than are prepared ahead."""
 EPOCH = 2
@@ -42,10 +42,10 @@ class Growth:
     """MB are 10^6 bytes."""
 
     few_mb: float
-    """Resident with an index of FEW rows."""
+    """Resident with the shorter index."""
     many_mb: float
     rows: tuple[int, int]
-    """FEW and MANY."""
+    """Of the shorter and the longer index."""
     epoch_mb: list[float]
     """Resident after each epoch, those that warm up left out."""
 
@@ -60,18 +60,16 @@ class Growth:
         return float(np.polyfit(np.arange(len(self.epoch_mb)), self.epoch_mb, 1)[0]) * 1e3
 
 
-def measure(
-    pictures: Pictures, folder: Path, batch: int, cores: int, seconds: float, rows: tuple[int, int] = (FEW, MANY)
-) -> Growth:
-    """Five processes, one after the other; `folder` receives the indexes, `seconds` go to the epochs."""
-    lengths = {"few": rows[0], "many": rows[1], "epochs": EPOCH * batch}
+def measure(pictures: Pictures, folder: Path, batch: int, cores: int, seconds: float) -> Growth:
+    """Three processes, one after the other; `folder` receives the indexes, `seconds` go to the epochs."""
+    lengths = {"few": ROWS[0], "many": ROWS[1], "epochs": EPOCH * batch}
     for name, length in lengths.items():
-        _alone(write_index, folder / f"{name}.parquet", pictures, length)
+        write_index(folder / f"{name}.parquet", pictures, length)
     few, many = (
         _alone(resident, folder / f"{name}.parquet", pictures.folder, batch, cores) for name in ("few", "many")
     )
     epochs = _alone(over_epochs, folder / "epochs.parquet", pictures.folder, batch, cores, seconds)
-    return Growth(few, many, rows, epochs)
+    return Growth(few, many, ROWS, epochs)
 
 
 def write_index(path: Path, pictures: Pictures, rows: int) -> None:

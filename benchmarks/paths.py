@@ -193,6 +193,7 @@ def _both(
         shipped,
         note=f"{extra * 1e3:.1f} ms a batch to normalise it on {ours.device().type} included",
         extra={"normalise_ms_per_batch": extra * 1e3},
+        ratio_cpu=None,  # it would leave normalising out
     )
     rows = [replace(row, spent=side.spent()) for row, side in zip((alike, shipped), mine, strict=True)]
     return rows, [Comparison(found, slices[len(theirs) - 1]) for found in slices[-2:]]
@@ -224,7 +225,7 @@ def _row(bench: Bench, path: str, output: str, goal: float | None, found: Compar
 
 
 def _used(slices: Sequence[Slice]) -> float:
-    return sum(one.cpu for one in slices) / sum(one.wall for one in slices)
+    return sum(one.cpu for one in slices) / sum(one.clock for one in slices)
 
 
 def _with(row: LoaderRow, found: Fidelity) -> LoaderRow:

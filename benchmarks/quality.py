@@ -59,11 +59,11 @@ def fidelity(pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> Fidelity:
     return Fidelity(float(np.mean(values)), float(np.percentile(values, 1)), same / len(values), len(values))
 
 
-def of_stream(stream: Stream, expected: Expected, cores: int, crops: int = CROPS) -> Fidelity:
-    """A training stream's views against what Pillow makes of the same draws."""
+def of_stream(stream: Stream, expected: Expected, cores: int, crops: int = 0) -> Fidelity:
+    """A training stream's views against what Pillow makes of the same draws; crops 0: CROPS."""
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        steps = -(-crops // stream.batch_size)
+        steps = -(-(crops or CROPS) // stream.batch_size)
         for step, batch in enumerate(batches(stream, 0, steps, Rank(), cores, 2)):
             epoch = step // stream.steps_per_epoch
             order = stream.order(epoch)
@@ -95,8 +95,8 @@ def view(pictures: Pictures, recipe: Views | Pretrain, originals: Pictures | Non
     return expected
 
 
-def of_evaluation(source: Iterator[Batch], pictures: Pictures, size: int, short: int, crops: int = CROPS) -> Fidelity:
-    """Evaluation's views against Pillow: shorter side resized to `short`, the centre size x size of it."""
+def of_evaluation(source: Iterator[Batch], pictures: Pictures, size: int, short: int, crops: int = 0) -> Fidelity:
+    """Evaluation's views against Pillow: shorter side resized to `short`, the centre size x size of it; crops 0: CROPS."""
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         seen = 0
@@ -104,7 +104,7 @@ def of_evaluation(source: Iterator[Batch], pictures: Pictures, size: int, short:
             for pixels, row in zip(batch.images.numpy(), batch.positions.tolist(), strict=True):
                 yield pixels, _planes(_centre(_picture(pictures, row), size, short))
             seen += len(batch.images)
-            if seen >= crops:
+            if seen >= (crops or CROPS):
                 return
 
     return fidelity(pairs())
