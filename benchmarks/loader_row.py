@@ -36,7 +36,7 @@ class LoaderRow(Row):
     identical: float | None = None
     """Share of them that equals the reference in every byte; each counts as 100 dB in psnr_mean and psnr_p1."""
     spent: dict[str, float] = field(default_factory=dict)
-    """Where our threads' time went: shares."""
+    """Milliseconds one of our threads spends on a view, by what it does."""
     extra: dict[str, float] = field(default_factory=dict)
     """Further numbers of this path alone; units in their names."""
     source: str = ""
@@ -66,7 +66,8 @@ class LoaderRow(Row):
             same = f", {self.identical:.0%} identical"
             remarks.append(f"PSNR {self.psnr_mean:.1f} dB, 1st percentile {self.psnr_p1:.1f}{same}")
         if self.spent:
-            remarks.append(" ".join(f"{name} {share:.0%}" for name, share in self.spent.items()))
+            parts = (f"{name.removesuffix('_ms')} {value:.2f}" for name, value in self.spent.items())
+            remarks.append(f"a view costs a thread {' + '.join(parts)} ms")
         if self.cores_ours is not None and self.cores_reference is not None:
             remarks.append(f"cores {self.cores_ours:.2f}/{self.cores_reference:.2f}")
         if self.others is not None and self.others > DISTURBED:

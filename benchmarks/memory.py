@@ -78,7 +78,7 @@ def write_index(path: Path, pictures: Pictures, rows: int) -> None:
     places = [
         Place(
             f"train/n{row % 1000:08d}/n{row % 1000:08d}_{row}", "train", 0, index.shards[index.shard_of[there]],
-            int(index.offset[there]), int(index.size[there]), "0" * 64, 500, 400, 1,
+            int(index.offset[there]), int(index.size[there]), "0" * 64, int(index.width[there]), int(index.height[there]), 1,
         )
         for row, there in enumerate(np.sort(np.arange(rows) % len(index)).tolist())
     ]  # fmt: skip

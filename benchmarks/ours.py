@@ -1,7 +1,6 @@
 """Our side: the streams a stage trains on, with the parameters of the presets, drawn by the stages' own calls."""
 
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,10 +108,6 @@ class Ours:
         self._batches.close()  # type: ignore[attr-defined]
         settle()
 
-    def spent(self) -> dict[str, float]:
-        """Shares of the threads' time by what they did (read, decode, augment, wait); empty while the loader keeps no count."""
-        return {}
-
 
 class Read:
     """ShardReader under the clock: payloads copied, in random order, by one thread."""
@@ -152,8 +147,3 @@ def seconds_on_device(source: Iterator[Batch], finish: Finish) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])  # the first one allocates
-
-
-def threads() -> int:
-    """Alive in this process; for tests: a closed loader leaves none behind."""
-    return threading.active_count()

@@ -13,6 +13,7 @@ from benchmarks.ours import Finish, Ours
 from benchmarks.pictures import Pictures, shelve, shortened
 from benchmarks.quality import Fidelity
 from benchmarks.reference import Reference, WebDataset
+from stages.lib.data.ahead import Meter
 from stages.lib.data.batch import Batch
 
 SIZE, CROP_PCT, SHORT = 224, 0.875, 256
@@ -47,7 +48,7 @@ def mae(bench: Bench) -> Iterator[LoaderRow]:
     cfg = ours.pretraining(bench.batch)
     stream = ours.mae_stream(bench.pictures, cfg)
     theirs = [bench.reference(bench.pictures, reference.mae(SIZE, cfg.scale))]
-    rows, _ = _both(bench, "mae", 2.4, lambda: ours.endless(stream, bench.cores), ours.normalised, theirs)
+    rows, _ = _both(bench, "mae", 2.4, lambda: ours.endless(stream, bench.cores), ours.normalised, theirs, stream.meter)
     found = quality.of_stream(stream, quality.view(bench.pictures, cfg), bench.cores)
     yield from (_with(row, found) for row in rows)
 
@@ -61,7 +62,7 @@ def mae_short(bench: Bench) -> Iterator[LoaderRow]:
     stream = ours.mae_stream(small, cfg)
     theirs = [bench.reference(pictures, reference.mae(SIZE, cfg.scale)) for pictures in (bench.pictures, small)]
     rows, on_small = _both(
-        bench, "mae-short-320", 4.0, lambda: ours.endless(stream, bench.cores), ours.normalised, theirs
+        bench, "mae-short-320", 4.0, lambda: ours.endless(stream, bench.cores), ours.normalised, theirs, stream.meter
     )
     found = quality.of_stream(stream, quality.view(small, cfg, bench.pictures), bench.cores)
     exact = quality.of_stream(stream, quality.view(small, cfg), bench.cores)
@@ -168,7 +169,7 @@ def _deit(bench: Bench, path: str, goal: float, repeats: int) -> Iterator[Loader
     stream = ours.classifier_stream(bench.pictures, views)
     transform = reference.deit(SIZE, views.randaugment, views.erase)
     theirs = [bench.reference(bench.pictures, transform, repeats=repeats)]
-    rows, _ = _both(bench, path, goal, lambda: ours.endless(stream, bench.cores), ours.erased, theirs)
+    rows, _ = _both(bench, path, goal, lambda: ours.endless(stream, bench.cores), ours.erased, theirs, stream.meter)
     found = quality.of_stream(stream, quality.view(bench.pictures, views), bench.cores)
     yield from (_with(row, found) for row in rows)
 
@@ -180,6 +181,7 @@ def _both(
     source: Callable[[], Iterator[Batch]],
     finish: Finish,
     theirs: Sequence[Reference],
+    meter: Meter | None = None,
 ) -> tuple[list[LoaderRow], list[Comparison]]:
     """Like for like, then as shipped, each against the first reference; and both again against the last one."""
     extra = ours.seconds_on_device(source(), finish)
@@ -195,8 +197,10 @@ def _both(
         extra={"normalise_ms_per_batch": extra * 1e3},
         ratio_cpu=None,  # it would leave normalising out
     )
-    rows = [replace(row, spent=side.spent()) for row, side in zip((alike, shipped), mine, strict=True)]
-    return rows, [Comparison(found, slices[len(theirs) - 1]) for found in slices[-2:]]
+    spent = meter.milliseconds() if meter else {}  # of both our sides, whose threads do the same
+    return [replace(row, spent=spent) for row in (alike, shipped)], [
+        Comparison(found, slices[len(theirs) - 1]) for found in slices[-2:]
+    ]
 
 
 def _row(bench: Bench, path: str, output: str, goal: float | None, found: Comparison) -> LoaderRow:
