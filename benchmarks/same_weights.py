@@ -3,7 +3,8 @@
     python -m benchmarks.same_weights --images <folder of train/<class>/*.jpg and test/<class>/*.jpg> --seeds 0,1,2
 
 A small DeiT from scratch on labels, with crop, flip, RandAugment, erasing and mixing, through the stages scan, ingest, shard
-and distill in a temporary folder. TUTELAGE_NATIVE=0 is the way through Pillow alone. The margin is zero: one differing bit is a failure.
+and distill in a temporary folder. TUTELAGE_NATIVE=0 is the way through Pillow alone. The margin is zero: one differing bit is
+a failure.
 """
 
 import argparse
