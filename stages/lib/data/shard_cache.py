@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -50,10 +50,11 @@ class ShardCache:
             return False
         return True
 
-    def open(self, wanted: Wanted) -> int:
+    def open(self, wanted: Wanted, still: Callable[[], bool] = lambda: True) -> int | None:
         """A descriptor of the shard, fetched first where it is not there; the caller closes it. Raises Refusal or Unavailable.
 
-        What is read from it stays right when the shard is dropped from the cache meanwhile.
+        What is read from it stays right when the shard is dropped from the cache meanwhile. still: asked before each attempt to
+        fetch; None is returned when it says no.
         """
         if wanted.bytes > self.limit:
             raise Refusal(
@@ -65,6 +66,8 @@ class ShardCache:
                 descriptor = os.open(self.folder / wanted.name, os.O_RDONLY)
                 _touch(descriptor)  # the last to be dropped
                 return descriptor
+            if not still():
+                return None
             if part := self._begun(wanted):
                 with part:
                     return self._fetched(wanted, part)
