@@ -1,7 +1,8 @@
 /* RandAugment's ops on planes u8[3, height, width] in place: one call an image, without the GIL.
 
-   Every byte equals what Pillow 13 gives (stages/lib/data/randaugment.py is the definition): the same arithmetic in the same
-   order, float where Pillow has float and double where it has double, so nothing here moves a result, only the time it takes.
+   Every byte equals what Pillow 13 gives (stages/lib/data/randaugment.py is the definition): by the same arithmetic in the same
+   order, float where Pillow has float and double where it has double, or by cheaper arithmetic where its error cannot reach the
+   byte, as is shown beside it. So nothing here moves a result, only the time it takes.
    What makes it fast: bytes are moved by vectors; of the five warps only a rotation needs sixteen taps, the others move whole
    rows or columns, and a fraction of exactly 0 along one axis leaves Pillow's cubic there as the middle tap itself. Columns
    are moved as rows of the transposed plane.
