@@ -1,12 +1,13 @@
 /* RandAugment's ops on planes u8[3, height, width] in place: one call an image, without the GIL.
 
-   Every byte equals what Pillow 13 gives (stages/lib/data/randaugment.py is the definition): the same arithmetic in the same
-   order, float where Pillow has float and double where it has double, so nothing here moves a result, only the time it takes.
+   Every byte equals what Pillow 13 gives (stages/lib/data/randaugment.py is the definition): by the same arithmetic in the same
+   order, float where Pillow has float and double where it has double, or by cheaper arithmetic where its error cannot reach the
+   byte, as is shown beside it. So nothing here moves a result, only the time it takes.
    What makes it fast: bytes are moved by vectors; of the five warps only a rotation needs sixteen taps, the others move whole
    rows or columns, and a fraction of exactly 0 along one axis leaves Pillow's cubic there as the middle tap itself. Columns
    are moved as rows of the transposed plane.
 
-   Keys (1995) for the cubic, with a = -1; ITU-R 601-2 for luma. */
+   Keys (1981) for the cubic, with a = -1; ITU-R 601-2 for luma. */
 #include <stdint.h>
 #include <string.h>
 #ifdef __AVX2__
@@ -238,11 +239,13 @@ static void sharpness(const Image *m, float alpha) {
 #define TWIST(a, b, c, e) ((b) - (a) - (c) + (e))
 #define CUBIC(b, slope, bend, twist, d) ((b) + (d) * ((slope) + (d) * ((bend) + (d) * (twist))))
 
-/* The same, as what each tap counts: four weights at d[0..3], equal, and four at d[4..7]. */
-static inline v8f weights(v8d d) {
+/* The same, as what each of four taps counts at `across`, and each of four at `down`. */
+static inline void weigh(float weight[8], double across, double down) {
+    const v8d d = {across, across, across, across, down, down, down, down};
     const v8d once = {0, 1, 0, 0, 0, 1, 0, 0}, d1 = {-1, 0, 1, 0, -1, 0, 1, 0};
     const v8d d2 = {2, -2, 1, -1, 2, -2, 1, -1}, d3 = {-1, 1, -1, 1, -1, 1, -1, 1};
-    return __builtin_convertvector(once + d * (d1 + d * (d2 + d * d3)), v8f);
+    v8f both = __builtin_convertvector(once + d * (d1 + d * (d2 + d * d3)), v8f);
+    memcpy(weight, &both, sizeof both);
 }
 
 static inline int64_t floor_of(double v) {
@@ -251,7 +254,8 @@ static inline int64_t floor_of(double v) {
 }
 
 /* Values cut to bytes; returns whether one of them is within `margin` of a whole number where that matters. unsure: which. */
-static inline int to_bytes(v16f v, float margin, uint8_t *out, v16b *unsure) {
+static inline int to_bytes(const v16f *of, float margin, uint8_t *out, v16b *unsure) {
+    v16f v = *of;
     v16i low = v < 0.5f, high = v > 255.5f; /* what lies further out cannot be cut wrongly */
     v = (v16f)(((v16i)v & ~low & ~high) | (0x3f000000 & low) | (0x437f8000 & high)); /* the bits of 0.5 and 255.5 */
     v16i whole = __builtin_convertvector(v, v16i);
@@ -288,22 +292,22 @@ static void inside(double k, double rest, double last, int64_t n, double limit, 
 }
 
 /* Neighbouring outputs whose taps are neighbours too. Output i looks at ((centre + i step) + rest) + last; its second tap lies at
-   place + i step, but for rounding. */
+   place + i step, and its fraction is that of output 0, both but for rounding: some 1e-10, nothing beside the margins above. The
+   doubles of `exact` follow it to the bit. */
 typedef struct {
     double centre, rest, last;
     int64_t place;
     int step;    /* 1 along a row, 0 across rows */
     int on_edge; /* so near a pixel that rounding may move the taps of a further output: by 1e-6 at most, with sides to SIDE */
-    float weight[4];
+    float weight[8]; /* of which four are used */
 } Run;
 
 static Run run_from(double centre, double rest, double last, int step) {
     double at = ((centre + rest) + last) - 0.5;
     Run run = {.centre = centre, .rest = rest, .last = last, .place = floor_of(at), .step = step};
     double d = at - (double)run.place;
-    v8f both = weights(d - (v8d){0});
+    weigh(run.weight, d, 0);
     run.on_edge = d < 1e-6 || d > 1 - 1e-6;
-    memcpy(run.weight, &both, sizeof run.weight);
     return run;
 }
 
@@ -343,7 +347,8 @@ WIDE static void run_of_pixels(uint8_t *out, const Run *run, const uint8_t *cons
             memcpy(&b[k], tap[k] + i, GROUP);
             part[k] = run->weight[k] * __builtin_convertvector(__builtin_convertvector(b[k], v16i), v16f);
         }
-        if (to_bytes((part[0] + part[1]) + (part[2] + part[3]), NEAR_ROW, bytes, &unsure)) {
+        part[0] = (part[0] + part[1]) + (part[2] + part[3]);
+        if (to_bytes(&part[0], NEAR_ROW, bytes, &unsure)) {
             if (run->on_edge)
                 for (int k = 0; k < least(GROUP, n - i); k++) bytes[k] = exact_one(run, i + k, tap);
             else exact(bytes, run, i, tap), exact(bytes + LANES, run, i + LANES, tap);
@@ -520,11 +525,7 @@ WIDE static void look(const Row *r, const double *k, int64_t y, int64_t low, int
         r->dx[x] = u - (double)i, r->dy[x] = v - (double)j;
         r->place[x] = (j - 1 + EDGE) * stride + (i - 1 + EDGE) * 4;
     }
-    for (int64_t x = low; x < high; x++) {
-        double dx = r->dx[x], dy = r->dy[x];
-        v8f both = weights((v8d){dx, dx, dx, dx, dy, dy, dy, dy});
-        memcpy(r->weight + 8 * x, &both, sizeof both);
-    }
+    for (int64_t x = low; x < high; x++) weigh(r->weight + 8 * x, r->dx[x], r->dy[x]);
 }
 
 WIDE static void mix_row(const Row *r, const uint8_t *packed, int64_t low, int64_t high, int64_t stride) {
@@ -537,7 +538,7 @@ WIDE static void mix_row(const Row *r, const uint8_t *packed, int64_t low, int64
         v16b unsure;
         uint32_t which[4];
         memcpy(&sum, r->sum + 4 * x, sizeof sum);
-        if (!to_bytes(sum, NEAR_PIXEL, r->out + 4 * x, &unsure)) continue;
+        if (!to_bytes(&sum, NEAR_PIXEL, r->out + 4 * x, &unsure)) continue;
         memcpy(which, &unsure, sizeof which);
         for (int64_t k = x; k < least(x + 4, high); k++) {
             const uint8_t *tap = packed + r->place[k];
