@@ -176,6 +176,10 @@ def test_planes__are_channel_first_and_own_their_memory() -> None:
     assert array[2, 1, 4] == img.getpixel((4, 1))[2]  # type: ignore[index]
 
 
+def test_planes__of_one_pixel_can_be_written_too() -> None:
+    planes(picture(1, 1))[:] = 3
+
+
 def test_mae_view__replays_timms_crop_and_flip(monkeypatch: pytest.MonkeyPatch) -> None:
     img, view = picture(333, 217), mae_view((0.2, 1.0), RATIO, 0.5, 64)
     timm = tv.Compose(

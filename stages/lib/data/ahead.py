@@ -52,16 +52,16 @@ def made(tasks: Iterable[Making], workers: int, prefetch: int) -> Iterator[Batch
             yield task.batch()
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
-        begun: collections.deque[tuple[Making, list[Future[None]]]] = collections.deque()
+        begun: _Begun = collections.deque()
         try:
             for task in _announced(tasks):
                 if not begun:
                     task.expect()
                 begun.append((task, [pool.submit(job) for job in task.jobs()]))
                 if len(begun) > prefetch:
-                    yield _finished(*begun.popleft())
+                    yield _first(begun)
             while begun:
-                yield _finished(*begun.popleft())
+                yield _first(begun)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -77,8 +77,16 @@ def _announced(tasks: Iterable[Making]) -> Iterator[Making]:
     yield from waiting
 
 
-def _finished(task: Making, futures: list[Future[None]]) -> Batch:
-    task.expect()  # from the oldest batch that is still read, not from the newest
+_Begun = collections.deque[tuple[Making, list[Future[None]]]]
+
+
+def _first(begun: _Begun) -> Batch:
+    """Wait for the oldest batch and take it out."""
+    for task, futures in begun:
+        if not all(future.done() for future in futures):
+            task.expect()  # this one, not the one that is handed out: threads may be ahead of whoever asks
+            break
+    task, futures = begun.popleft()
     for future in futures:
         future.result()
     return task.batch()

@@ -45,7 +45,7 @@ def framed(img: Image.Image, frame: Frame) -> Image.Image:
 
 def planes(img: Image.Image) -> np.ndarray:
     """RGB image -> u8[3, H, W], contiguous, not sharing memory."""
-    return np.ascontiguousarray(np.asarray(img).transpose(2, 0, 1))
+    return np.asarray(img).transpose(2, 0, 1).copy()  # always: of one pixel, a contiguous view would be enough
 
 
 def random_resized(
