@@ -1,7 +1,8 @@
 """One image in a shard: three members of a tar whose bytes and sizes follow from its manifest row and its image alone.
 
 <key>.<jpg|png|webp> (the original bytes), <key>.cls (its label) and <key>.json. What timm's and webdataset's readers do not
-find by such an ending (GIF, BMP, TIFF, ...) is stored as an RGB PNG of the very pixels decode() gives.
+find by such an ending (GIF, BMP, TIFF, ...) is stored as an RGB PNG of the very pixels decode() gives. Where `shard.store` has
+made another image of it (reencode.py), the .json tells of the original and, under `stored`, of what lies here.
 """
 
 import functools
@@ -12,6 +13,7 @@ import tarfile
 from stages.lib.core.outcome import Refusal
 from stages.lib.data.endings import ENDINGS
 from stages.lib.ingestion.manifest import Row
+from stages.lib.ingestion.reencode import Anew
 from stages.lib.ingestion.stored import stored
 
 BLOCK, RECORD = 512, 10240  # bytes; tar pads members to blocks and itself to records
@@ -28,7 +30,12 @@ def image_at(row: Row) -> int:
 
 
 def sample(row: Row, original: bytes) -> bytes:
-    """The whole sample. Raises Refusal where the image would be stored as other bytes than `ingest` recorded."""
+    """The whole sample of an image stored as it is. Raises Refusal as `as_it_is` does."""
+    return assembled(row, as_it_is(row, original))
+
+
+def as_it_is(row: Row, original: bytes) -> bytes:
+    """The bytes to store. Raises Refusal where they would be other bytes than `ingest` recorded."""
     data, _ = stored(original, row.format)
     if len(data) != row.stored_bytes or (
         data is not original and hashlib.sha256(data).hexdigest() != row.stored_sha256
@@ -37,12 +44,12 @@ def sample(row: Row, original: bytes) -> bytes:
             f"{row.key} is stored as other bytes than `ingest` recorded ({len(data):,} and {row.stored_bytes:,}): Pillow writes "
             "PNG another way now. Run `dvc repro` from `ingest` on with the packages of requirements.lock."
         )
-    return assembled(row, data)
+    return data
 
 
-def assembled(row: Row, data: bytes) -> bytes:
+def assembled(row: Row, data: bytes, anew: Anew | None = None) -> bytes:
     """The whole sample around the bytes that are stored."""
-    return b"".join((before(row, len(data)), data, ZEROS[: -len(data) % BLOCK], behind(row)))
+    return b"".join((before(row, len(data), anew), data, ZEROS[: -len(data) % BLOCK], behind(row, anew)))
 
 
 def end(written: int) -> int:
@@ -55,15 +62,15 @@ def padded(size: int) -> int:
     return size + -size % BLOCK
 
 
-def before(row: Row, size: int) -> bytes:
+def before(row: Row, size: int, anew: Anew | None = None) -> bytes:
     """What stands before an image of `size` bytes."""
-    name = f"{row.key}.{ENDINGS.get(row.format, 'png')}".encode()
+    name = f"{row.key}.{'jpg' if anew else ENDINGS.get(row.format, 'png')}".encode()
     return _header(name, sum(name), size)
 
 
-def behind(row: Row) -> bytes:
+def behind(row: Row, anew: Anew | None = None) -> bytes:
     """What stands behind an image and its padding: the label and the description."""
-    key, label, described = row.key.encode(), b"%d" % row.label, description(row)
+    key, label, described = row.key.encode(), b"%d" % row.label, description(row, anew)
     letters = sum(key)
     return b"".join(
         (
@@ -77,15 +84,16 @@ _quoted = json.JSONEncoder(ensure_ascii=False).encode  # of a string: straight t
 _quoted_again = functools.lru_cache(1 << 12)(_quoted)  # for what is said of many images
 
 
-def description(row: Row) -> bytes:
+def description(row: Row, anew: Anew | None = None) -> bytes:
     """The .json member: json.dumps(..., sort_keys=True, ensure_ascii=False) of these columns, in a fifth of its time."""
     (
         key, split, label, class_name, member, _, _, _, sha256, width, height, mode, kind, _, exif, _, _,
     ) = row  # fmt: skip
+    about = f', "stored": {{"height": {anew.height}, "sha256": "{anew.sha256}", "width": {anew.width}}}' if anew else ""
     return (
         f'{{"class_name": {_quoted_again(class_name)}, "exif": {exif}, "format": {_quoted_again(kind)}, "height": {height}, '
         f'"key": {_quoted(key)}, "label": {label}, "member": {_quoted(member)}, "mode": {_quoted_again(mode)}, '
-        f'"sha256": "{sha256}", "split": {_quoted_again(split)}, "width": {width}}}'
+        f'"sha256": "{sha256}", "split": {_quoted_again(split)}{about}, "width": {width}}}'
     ).encode()
 
 
