@@ -1,6 +1,7 @@
 """One page that tells what happened, offline, a pure function of its inputs.
 
-in    data/metrics, data/history, data/plots, data/samples, data/gate-details    of the sets and models params.yaml names
+in    data/metrics, data/history, data/plots, data/samples, data/stored, data/gate-details
+      of the sets and models params.yaml names
 out   data/reports/index.html
 run   dvc repro -s report
       python -m stages.report --summary     where the page is and the main numbers; writes nothing

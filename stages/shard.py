@@ -3,6 +3,7 @@
 in    data/manifest/<set>.parquet, the raw source (every image is compared with its sha256 while it is copied)
 out   data/shards/<set>/                   <set>-<split>-000000.tar ... and _info.json, as webdataset and timm's `wds/` read them
       data/index/<set>.parquet             where every image lies (stages/lib/data/index.py)
+      data/stored/<set>.json               bytes before and after, and what `shard.store` has lost (stages/lib/ingestion/cost.py)
       <run root>/shard@<set>/<identity>/   the build: a killed one goes on with the shards it had finished; removed at the end
 run   dvc repro -s shard@<set>
       python -m stages.shard --publish s3://bucket/prefix [<set> ...]    as `python -m stages.publish shards`
@@ -22,7 +23,7 @@ from typing import Any
 from stages.lib.core import files, load, outcome, runs
 from stages.lib.core.signals import Stopped, Watch
 from stages.lib.data.endings import ENDINGS
-from stages.lib.ingestion import index_writer, manifest, parallel, payloads, raw, shard_writer
+from stages.lib.ingestion import cost, fidelity, index_writer, manifest, parallel, payloads, raw, reencode, shard_writer
 from stages.lib.ingestion.manifest import Row
 from stages.lib.ingestion.parallel import Crew
 from stages.lib.ingestion.plan import Planned, plan
@@ -45,20 +46,33 @@ def main() -> None:
     columns = ([row.key for row in rows], [row.split for row in rows], [row.label for row in rows])
     planned = plan(name, *columns, cfg.images_per_shard, cfg.seed)
     with runs.open_run("shard", name, [cfg, source], [listed]) as run:
-        jobs = [Job(place, run.folder / one.name, one.split, [rows[image] for image in one.images]) for one in planned]
+        large = fidelity.sample(row.key for row in rows if reencode.is_stored_anew(row, cfg.store))
+        jobs = [
+            Job(place, run.folder / one.name, one.split, [rows[image] for image in one.images], cfg.store, large)
+            for one in planned
+        ]
         count = parallel.processes(system.processes, sum(row.bytes for row in rows))
         crew = Crew(count, watch, system.log_seconds)
         by_place = all(map(payloads.has_place, rows)) and not (place.remote and any(row.container for row in rows))
-        if not by_place:
+        if not by_place and cfg.store is None:
             copy_in_order(name, source, jobs, crew)
+        elif not by_place:
+            encode_in_order(name, source, jobs, crew)
         shards = list(crew.ordered(f"{name}: shards", shard_writer.build if by_place else shard_writer.seal, jobs))
+        for job in jobs:
+            shard_writer.flush(job)
         publish(Path(f"data/shards/{name}"), planned, run.folder)
-        found = [image for job in jobs for image in shard_writer.places(job)]
+        found = [image for job, shard in zip(jobs, shards, strict=True) for image in shard_writer.places(job, shard)]
         with files.replace(Path(f"data/index/{name}.parquet")) as temporary:
-            index_writer.write(temporary, found, classes, facts(planned, shards))
+            store = cfg.store.model_dump() if cfg.store else None
+            index_writer.write(temporary, found, classes, facts(planned, shards), store)
+        told = cost.facts(name, rows, shards, cfg.store)
+        with files.replace(Path(f"data/stored/{name}.json")) as temporary:
+            temporary.write_text(json.dumps(told, indent=1) + "\n")
         log.info(
             "%s: %d images in %d shards, %.1f MB", name, len(rows), len(shards), sum(one.bytes for one in shards) / 1e6
         )
+        log.info("%s: %s", name, cost.sentence(told))
         shutil.rmtree(run.folder)
 
 
@@ -78,6 +92,17 @@ def copy_in_order(name: str, source: Source, jobs: Sequence[Job], crew: Crew) ->
         if time.monotonic() - said > crew.log_seconds:
             said = time.monotonic()
             log.info("%s: %d of %d images", name, number, len(rows))
+
+
+def encode_in_order(name: str, source: Source, jobs: Sequence[Job], crew: Crew) -> None:
+    """Read the source once, as it lies, encode in parallel, and keep what comes out beside the shards until they are put together;
+    what a killed build kept is not encoded again."""
+    rows = [row for job in jobs for row in shard_writer.unspooled(job)]
+    if len(rows) < sum(len(job.rows) for job in jobs):
+        log.info("%s: going on with %d images that are not yet encoded", name, len(rows))
+    tasks = shard_writer.encodings(jobs, payloads.in_source_order(jobs[0].source, source, rows))
+    for done in crew.ordered(f"{name}: images", shard_writer.encoded, tasks):
+        shard_writer.spooled(*done)
 
 
 def say(name: str, rows: Sequence[Row]) -> None:

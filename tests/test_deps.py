@@ -86,7 +86,7 @@ def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> Non
         assert not closure.CARRIERS & set(spec["deps"]) or name in closure.FIRST_READERS, name
         if not closure.whole_file(spec):
             assert "shard.published_uri" not in spec.get("params", []) and "shard" not in spec.get("params", []), name
-    assert {"shard.images_per_shard", "shard.seed"} <= set(STAGES["shard"]["params"])
+    assert {"shard.images_per_shard", "shard.seed", "shard.store"} <= set(STAGES["shard"]["params"])
     streaming = [name for name, spec in STAGES.items() if "load_optional" in closure.entry_of(spec).read_text()]
     assert set(streaming) == {
         "teacher",
@@ -98,3 +98,12 @@ def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> Non
         "export",
         "export-mae",
     }
+
+
+def test_store__is_known_to_shard_alone() -> None:
+    """Another `shard.store` ingests nothing again: what follows from shards is stale through the index, nothing else is."""
+    knowing = [name for name, spec in STAGES.items() if "shard.store" in spec.get("params", [])]
+    assert knowing == ["shard"]
+    files = {"cost", "fidelity", "reencode", "spool", "shard_copy", "shard_writer"}
+    using = {name for name, spec in STAGES.items() if files & {Path(dep).stem for dep in spec["deps"]}}
+    assert using == {"shard"}

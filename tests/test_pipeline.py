@@ -141,6 +141,16 @@ def test_status__names_exactly_what_an_edit_makes_stale(
     assert stale(clean) == expected
 
 
+def test_status__another_store_makes_shards_stale_and_no_manifest(clean: Path) -> None:
+    edit(clean, {"shard.store": {"short_side": 4, "quality": 90, "subsampling": "4:4:4"}})
+    sets = ("digits-0-6", "digits-7-9")
+    assert stale(clean) == {"check", *(f"shard@{name}" for name in sets)}
+    dvc(clean, "repro", *(f"shard@{name}" for name in sets))
+    following = {f"validate-shards@{name}" for name in sets} | {"teacher", "pretrain", "distill", "finetune"}
+    assert following <= stale(clean)  # through the index
+    assert not any(stage.startswith(("ingest", "validate-manifest", "shard@")) for stage in stale(clean))
+
+
 def test_repro__an_edited_limit_runs_its_gate_and_the_page_that_shows_it(clean: Path) -> None:
     path = clean / "data/expectations/shards.json"
     path.write_text(path.read_text().replace('"about": "', '"about": "edited ', 1))

@@ -310,6 +310,12 @@ def test_versions__are_those_installed_and_locked(path: Path) -> None:
         assert pinned == version(package).split("+")[0], package
 
 
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=lambda path: path.stem)
+def test_preset__stores_original_images_and_says_so(path: Path) -> None:
+    """A declared key with a default: DVC wants it written down."""
+    assert load.parse(path.read_text())["shard"]["store"] == "original"
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_preset__names_no_place_of_this_machine(path: Path) -> None:
     assert not re.search(r"/work|/home|/root|shared/", path.read_text())

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from timm.models.regnet import generate_regnet, model_cfgs
 
-from stages.lib.core import load
+from stages.lib.core import explain, load
 from stages.lib.params.export import Export
 from stages.lib.params.optimizer import Optimizer, Schedule
 from stages.lib.params.pretrain import Pretrain
@@ -137,6 +137,39 @@ def test_teacher__other_sources_are_refused(source: str, said: str) -> None:
         Teacher.model_validate(elsewhere(source))
 
 
+SMALLER = {"short_side": 320, "quality": 90, "subsampling": "4:4:4"}
+
+
+def test_store__is_original_or_a_block_and_part_of_a_runs_identity() -> None:
+    plain = {"images_per_shard": 8, "seed": 0}
+    assert Shard.model_validate(plain) == Shard.model_validate(plain | {"store": "original"})
+    shard = Shard.model_validate(plain | {"store": SMALLER})
+    assert shard.store is not None and shard.store.short_side == 320
+    assert shard.model_dump(mode="json") == plain | {"store": SMALLER}
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("orignal", "shard.store: 'orignal' is neither `original` nor a block such as {short_side: 320, "),
+        (None, "shard.store: empty (null) is neither `original`"),
+        (
+            SMALLER | {"quality": 101},
+            "shard.store.quality is 101; allowed: a whole number of at least 1 and of at most 100.",
+        ),
+        (SMALLER | {"short_side": 0}, "shard.store.short_side is 0; allowed: a whole number of at least 1"),
+        (SMALLER | {"subsampling": "4:1:1"}, "shard.store.subsampling is '4:1:1'; allowed: 4:4:4, 4:2:2 or 4:2:0."),
+        (SMALLER | {"qualty": 1}, "shard.store.qualty is an unknown key. Did you mean 'quality'?"),
+        ({"short_side": 320, "quality": 90}, "shard.store.subsampling is missing; it must be 4:4:4, 4:2:2 or 4:2:0."),
+    ],
+)
+def test_store__another_is_refused_in_plain_words(store: object, said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Shard.model_validate({"images_per_shard": 8, "seed": 0, "store": store})
+    (line,) = explain.problems(caught.value, Shard, ("shard",))
+    assert said in line
+
+
 @pytest.mark.parametrize("key", ["sha256", "licence"])
 def test_teacher__what_comes_from_elsewhere_is_named_by_digest_and_licence(key: str) -> None:
     with pytest.raises(ValidationError, match=f"source w.pth needs {key}"):
@@ -185,7 +218,7 @@ def test_regnet_sizes__three_stages_are_no_regnet() -> None:
 
 
 def test_published_uri__is_an_address_or_null_and_no_part_of_a_runs_identity() -> None:
-    values = {"images_per_shard": 8, "seed": 0}
+    values = {"images_per_shard": 8, "seed": 0, "store": "original"}
     assert Shard.model_validate(values).published_uri is None
     for uri in ("s3://bucket", "s3://my.bucket-1/a/b"):
         shard = Shard.model_validate(values | {"published_uri": uri})

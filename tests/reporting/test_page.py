@@ -87,6 +87,19 @@ def test_page__every_metric_is_shown_with_its_file_and_key(finished: tuple[Path,
     assert (f"{100 / numbers['classes']:.2f} %", f"{file}: 100 / classes") in cited
 
 
+def test_page__what_shards_cost_and_lost_is_shown(finished: tuple[Path, str, Read]) -> None:
+    cited = {(text, title.partition(": ")[2]) for text, title, _ in finished[2].cited if "data/stored" in title}
+    assert {
+        ("118,765,432", "original_bytes"),
+        ("58,765,431", "stored_bytes"),
+        ("0.4948", "stored_share"),
+        ("40.71", "coding_psnr_db.mean"),
+        ("31.64", "crop_psnr_db.p5"),
+        ("321", "store.short_side"),
+        ("nothing", "lost"),
+    } <= cited
+
+
 def test_page__no_number_stands_without_a_source(finished: tuple[Path, str, Read]) -> None:
     allowed = {"arXiv 2111.06377", "arXiv 2012.12877", "95 %"}
     rest = [re.sub("|".join(allowed), "", text) for text in finished[2].unsourced]
@@ -160,6 +173,7 @@ GONE = {
     "samples": "data/samples/mae.png",
     "plots": "No model's predictions have been written yet",
     "gate-details": "has not been through its gate yet",
+    "stored/digits-0-6.json": "Its shards have not been built yet",
     "history/transfer-digits-7-9.csv": "It has not been trained: there is no data/history/transfer-digits-7-9.csv",
 }
 
@@ -214,7 +228,7 @@ def test_page__metrics_without_their_numbers_do_not_stop_it(workspace: Path) -> 
     assert "not measured" in read(build()).text
 
 
-@pytest.mark.parametrize("name", ["metrics/student.json", "gate-details/model-mae.json"])
+@pytest.mark.parametrize("name", ["metrics/student.json", "gate-details/model-mae.json", "stored/digits-7-9.json"])
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe", b""])
 def test_page__a_damaged_file_is_refused_by_name(workspace: Path, name: str, content: bytes) -> None:
     (workspace / name).write_bytes(content)

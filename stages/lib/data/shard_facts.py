@@ -32,10 +32,18 @@ GUIDE = {
         "times_in_shards": "images with this key, counted in the tars themselves",
         "split_in_manifest": "",
         "label_in_manifest": "",
-        "stored_bytes_in_manifest": "of the image as shards hold it",
+        "width": "of the stored image, by the index",
+        "height": "",
+        "sha256_in_manifest": "of the image file",
+        "stored_bytes_in_manifest": "of the image where shards hold it as it is",
         "stored_sha256_in_manifest": "",
         "split_of_shard": "split that the index lists for the tar",
         "label_in_shard": "what its .cls file says, -1 without one",
+        "store": "by the index: original, or anew where large images are stored smaller (shard.store)",
+        "stored_anew": "1: its .json says that it was made smaller; 0: it is held as it is",
+        "original_sha256_in_shard": "of the file it was made of, as its .json says",
+        "width_in_shard": "of an image stored anew, in the image's own header",
+        "height_in_shard": "",
         "stored_bytes_match": "whether the bytes at its place in the tar have its sha256",
     },
     "shards": {
@@ -67,6 +75,16 @@ GUIDE = {
         "bytes": "of the tars on disk",
     },
 }
+FROM_MANIFEST: dict[str, Any] = {"split": "", "label": -1, "sha256": "", "stored_bytes": -1, "stored_sha256": ""}
+FROM_INDEX = ["key", "split", "shard", "offset", "size", "label", "sha256", "width", "height"]
+FROM_SHARDS: dict[str, Any] = {
+    "label_in_shard": -1,
+    "stored_anew": 0,
+    "original_sha256_in_shard": "",
+    "width_in_shard": -1,
+    "height_in_shard": -1,
+}
+"""Columns of each, and what stands where an image is not there."""
 NAMING = {
     "images": ("key", "shard", "offset", "split"),
     "shards": ("shard", "split"),
@@ -77,8 +95,9 @@ NAMING = {
 
 def read(manifest: Path, index: Path, folder: Path, set_name: str) -> dict[str, pd.DataFrame]:
     """Tables of facts by name, with the columns of GUIDE. Reads every shard; one image at a time is in memory for each core."""
-    wanted = pq.read_table(manifest, columns=["key", "split", "label", "stored_bytes", "stored_sha256"]).to_pandas()
-    content = pq.read_table(index, columns=["key", "split", "shard", "offset", "size", "label", "sha256"])
+    wanted = pq.read_table(manifest, columns=["key", *FROM_MANIFEST]).to_pandas()
+    content = pq.read_table(index, columns=FROM_INDEX)
+    store = "anew" if b"store" in content.schema.metadata else "original"
     placed = content.to_pandas().astype({"shard": "str"})
     listed: dict[str, dict[str, Any]] = json.loads(content.schema.metadata[b"shards"])
     rows = placed.groupby("shard").indices
@@ -91,7 +110,7 @@ def read(manifest: Path, index: Path, folder: Path, set_name: str) -> dict[str, 
     for name, places in rows.items():
         match[places] = looks[name].match
     info = read_info(folder / "_info.json")
-    images = compare(wanted, placed.assign(stored_bytes_match=match), stored, listed)
+    images = compare(wanted, placed.assign(stored_bytes_match=match), stored, listed).assign(store=store)
     shards = shard_table(names, looks, listed, placed, info)
     present = shards.loc[shards["bytes"] >= 0, "bytes"]
     whole = {
@@ -120,12 +139,14 @@ def compare(
         rest[column] = _mapped(rest["key"], first["shards"][column], empty)
     for column, empty in (("split", ""), ("label", -1)):
         rest[column] = _mapped(rest["key"], first["manifest"][column], empty)
-    images = pd.concat([placed, rest.assign(size=-1, sha256="", stored_bytes_match=False)], ignore_index=True)
+    empty_row = {"size": -1, "sha256": "", "width": -1, "height": -1, "stored_bytes_match": False}
+    images = pd.concat([placed, rest.assign(**empty_row)], ignore_index=True)
     for where, table in (("manifest", wanted), ("index", placed), ("shards", stored)):
         images[f"times_in_{where}"] = _mapped(images["key"], table["key"].value_counts(), 0)
-    for column, empty in (("split", ""), ("label", -1), ("stored_bytes", -1), ("stored_sha256", "")):
+    for column, empty in FROM_MANIFEST.items():
         images[f"{column}_in_manifest"] = _mapped(images["key"], first["manifest"][column], empty)
-    images["label_in_shard"] = _mapped(images["key"], first["shards"]["label_in_shard"], -1)
+    for column, empty in FROM_SHARDS.items():
+        images[column] = _mapped(images["key"], first["shards"][column], empty)
     images["split_of_shard"] = images["shard"].map({name: about["split"] for name, about in listed.items()}).fillna("")
     return images
 

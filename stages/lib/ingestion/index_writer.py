@@ -39,9 +39,20 @@ class Place(NamedTuple):
     orientation: int
 
 
-def write(path: Path, places: Sequence[Place], classes: Sequence[str], shards: dict[str, dict[str, Any]]) -> None:
-    """Write to `path` as it is; the caller makes it atomic. places: in shard order."""
+def write(
+    path: Path,
+    places: Sequence[Place],
+    classes: Sequence[str],
+    shards: dict[str, dict[str, Any]],
+    store: dict[str, Any] | None = None,
+) -> None:
+    """Write to `path` as it is; the caller makes it atomic. places: in shard order.
+
+    store: of a set whose large images are stored anew; its gate reads it.
+    """
     metadata = {b"classes": json.dumps(list(classes), ensure_ascii=False), b"shards": json.dumps(shards)}
+    if store:
+        metadata[b"store"] = json.dumps(store)
     columns = zip(*places, strict=True)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
     table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata(metadata))

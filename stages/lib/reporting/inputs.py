@@ -75,7 +75,7 @@ class Picture:
 
 
 class Folder:
-    """The pipeline's `data` folder, of which the report reads metrics, history, plots, samples and gate-details."""
+    """The pipeline's `data` folder, of which the report reads metrics, history, plots, samples, stored and gate-details."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -31,6 +31,8 @@ class Material:
     ledger: Ledger
     models: dict[str, Model]
     gates: dict[str, Record | None]
+    stored: dict[str, Record | None]
+    """By set: what its shards cost and lost."""
 
     def all_sets(self) -> list[str]:
         """The main set, then the transfer sets."""
@@ -57,7 +59,8 @@ def gather(report: Report, sets: Sets, folder: Folder) -> Material:
     gates = {
         name: folder.record(f"gate-details/{name}.json") for name in [*names, *(f"model-{one}" for one in TRAINED)]
     }
-    return Material(report, sets, folder, Ledger(), {model.name: model for model in models}, gates)
+    stored = {name: folder.record(f"stored/{name}.json") for name in [sets.main, *sets.transfer]}
+    return Material(report, sets, folder, Ledger(), {model.name: model for model in models}, gates, stored)
 
 
 def _model(folder: Folder, name: str, title: str, colour: str) -> Model:

@@ -1,4 +1,4 @@
-"""The image sets: what the gate after ingestion counted, and a contact sheet."""
+"""The image sets: what the gate after ingestion counted, a contact sheet, and what shards keep of the images."""
 
 from typing import Any
 
@@ -23,6 +23,22 @@ SEEN = {
     "format": "Format",
     "bytes": "Bytes a file",
 }
+STORED = {
+    "images": "Images",
+    "images_stored_anew": "made smaller",
+    "original_bytes": "Bytes of the image files",
+    "stored_bytes": "Bytes as shards hold them",
+    "stored_share": "Share of the bytes that is left",
+    "store.short_side": "Shorter side, pixels, of those made smaller",
+    "store.quality": "JPEG quality",
+    "store.subsampling": "Chroma subsampling",
+    "lost": "What was lost",
+    "images_measured": "Images the loss was measured on",
+    "coding_psnr_db.mean": "PSNR of the JPEG against the resized original, dB, mean",
+    "coding_psnr_db.p5": "its fifth percentile",
+    "crop_psnr_db.mean": "PSNR of a training crop against the same crop of the original, dB, mean",
+    "crop_psnr_db.p5": "the crop's fifth percentile",
+}
 LISTED = 25  # classes listed with their images; more would bury the page
 
 
@@ -42,6 +58,7 @@ def _one(found: Material, name: str) -> str:
     note = markup.element(
         "p", f"Images that could not be decoded are listed with the reason in {rejected}.", class_="note"
     )
+    numbers += kept(found, name)
     right = markup.element("div", sheet + (classes(details) if details else "") + note)
     return heading + markup.grid([numbers, right], "two")
 
@@ -51,6 +68,16 @@ def counts(found: Material, details: Record) -> str:
     lines = [(title, details.fact(f"facts.{key}")) for key, title in COUNTED.items()]
     lines += [(title, details.fact(f"tables.images.columns.{key}.observed")) for key, title in SEEN.items()]
     return found.ledger.facts("What ingestion found.", lines)
+
+
+def kept(found: Material, name: str) -> str:
+    """What shards keep of the images, and what that costs."""
+    record = found.stored[name]
+    if record is None:
+        return markup.absent("Its shards have not been built yet.")
+    return found.ledger.facts(
+        "What shards keep (<code>shard.store</code>).", [(title, record.fact(key)) for key, title in STORED.items()]
+    )
 
 
 def classes(details: Record) -> str:
