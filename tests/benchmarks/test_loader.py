@@ -1,5 +1,6 @@
 """The command from end to end on a handful of tiny images. What is checked is that numbers are there, never how fast they are."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -24,6 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.paths.READ_BYTES", 1e5)
     monkeypatch.setattr("benchmarks.quality.CROPS", 8)
     monkeypatch.setattr("benchmarks.machine.pin", lambda _: None)
+    monkeypatch.setattr("benchmarks.machine.alone", contextlib.nullcontext)  # a real run beside the tests takes minutes
 
 
 def rows(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
