@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from timm.data import auto_augment, random_erasing, transforms
 
-from stages.lib.data.augment import augment
 from stages.lib.data.crop import framed, planes
+from stages.lib.data.randaugment_planes import apply_planes_by_pillow
 from stages.lib.data.view import Drawn
 
 
@@ -68,5 +68,5 @@ def seen(img: Image.Image, drawn: Drawn) -> np.ndarray:
     """u8[3, H, W]: the view of an image by Pillow alone."""
     pixels = planes(framed(img, drawn.frame))
     if drawn.steps:
-        augment(pixels, drawn.steps)
+        apply_planes_by_pillow(pixels, drawn.steps)
     return pixels

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from stages.lib.data.augment import classifier_view
+from stages.lib.data.augment import augment, classifier_view
 from stages.lib.data.crop import framed, padded, planes
 from stages.lib.data.erasing import erase
 from stages.lib.data.randaugment import apply, parse
@@ -58,6 +58,15 @@ def test_classifier_view__replays_timms_pipeline(monkeypatch: pytest.MonkeyPatch
         assert (ours - theirs).abs()[:, ~covered].max() < 1e-5
         assert not covered.any() or ((ours - theirs)[:, covered] != 0).float().mean() > 0.99
     assert 15 < erased < 65
+
+
+def test_augment__shows_what_pillow_shows() -> None:
+    img, view = picture(131, 90), classifier_view(views())
+    for position in range(40):
+        drawn = view(*img.size, generator(0, 0, position, Purpose.AUGMENT))
+        pixels = planes(framed(img, drawn.frame))
+        augment(pixels, drawn.steps)
+        assert np.array_equal(pixels, seen(img, drawn))
 
 
 def test_classifier_view__padded_is_the_published_order_with_another_crop() -> None:

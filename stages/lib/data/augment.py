@@ -6,10 +6,10 @@ Touvron et al. 2020 (DeiT, arXiv 2012.12877) Table 9; mixing follows on the devi
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
 
 from stages.lib.data import erasing, randaugment
-from stages.lib.data.crop import padded, planes, random_resized
+from stages.lib.data.crop import padded, random_resized
+from stages.lib.data.randaugment_planes import apply_planes
 from stages.lib.data.view import Drawn
 from stages.lib.params.views import Views
 
@@ -34,8 +34,5 @@ def classifier_view(views: Views) -> Callable[[int, int, np.random.Generator], D
 
 
 def augment(pixels: np.ndarray, steps: Sequence[randaugment.Step]) -> None:
-    """RandAugment on u8[3, H, W], in place."""
-    img = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    for step in steps:
-        img = step.op(img, step.level, step.sign)
-    pixels[:] = planes(img)
+    """RandAugment on u8[3, H, W], C-contiguous, in place."""
+    apply_planes(pixels, steps)

@@ -6,8 +6,10 @@ Metadata: classes (JSON list, index = label) and shards (JSON {tar: {sha256, byt
 changed shard is a changed index.
 """
 
+import contextlib
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,11 @@ import pyarrow.parquet as pq
 
 from stages.lib.core.outcome import Refusal
 
-COLUMNS = ["split", "label", "shard", "offset", "size", "width", "height", "orientation"]
+COLUMNS: dict[str, np.dtype] = {
+    "split": np.dtype(np.int8), "label": np.dtype(np.int32), "shard": np.dtype(np.int32), "offset": np.dtype(np.int64),
+    "size": np.dtype(np.int32), "width": np.dtype(np.int32), "height": np.dtype(np.int32), "orientation": np.dtype(np.int8),
+}  # fmt: skip
+ROWS_AT_A_TIME = 1 << 16
 ORDER = ("train", "val", "test")
 
 
@@ -58,75 +64,92 @@ class Index:
     @functools.cached_property
     def keys(self) -> list[str]:
         """Of every image, read when first asked for: training needs none, and a million take 100 MB."""
-        found: list[str] = _read(self.path, ["key"])["key"].slice(self.first, len(self)).to_pylist()
+        with pq.ParquetFile(self.path) as file:
+            found: list[str] = file.read(columns=["key"])["key"].slice(self.first, len(self)).to_pylist()
         return found
 
 
 def read_index(path: Path, split: str) -> Index:
     """One split of an index file. Raises Refusal where there is no such file or split, naming what exists."""
     _must_exist(path)
-    table = _read(path, COLUMNS)
-    codes, names = _coded(table, "split")
-    there = _in_order([names[code] for code in np.unique(codes)])
+    columns, words, metadata = _read(path, COLUMNS)
+    there = _in_order(words["split"])
     if split not in there:
         raise Refusal(
             f"{path} has no split {split!r}, only {', '.join(there) or 'nothing'}. "
             "Choose one of those, or add images to the source."
         )
-    rows = np.flatnonzero(codes == names.index(split))
-    assert len(rows) == rows[-1] - rows[0] + 1, f"{path}: rows of a split do not stand together"
-    table = table.slice(int(rows[0]), len(rows))
-    codes, names = _coded(table, "shard")
-    used, shard_of = np.unique(codes, return_inverse=True)  # a split's shards rise, so their codes do
-    shards = tuple(names[code] for code in used)
-    facts = json.loads(table.schema.metadata[b"shards"])
-    orientation = _numbers(table, "orientation")
-    sides = _numbers(table, "width"), _numbers(table, "height")
-    lying = orientation > 4  # turned by a quarter
+    rows = np.flatnonzero(columns.pop("split") == words["split"].index(split))
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    assert len(rows) == last - first, f"{path}: rows of a split do not stand together"
+    mine = {name: column[first:last].copy() for name, column in columns.items()}  # lets go of the other splits
+    used, shard_of = np.unique(mine["shard"], return_inverse=True)  # shards rise in the file, so these do
+    shards = tuple(words["shard"][code] for code in used)
+    facts = json.loads(metadata[b"shards"])
+    lying = mine["orientation"] > 4  # turned by a quarter
     return Index(
         path=path,
         set_name=path.stem,
         split=split,
-        first=int(rows[0]),
-        classes=tuple(json.loads(table.schema.metadata[b"classes"])),
-        labels=_numbers(table, "label"),
+        first=first,
+        classes=tuple(json.loads(metadata[b"classes"])),
+        labels=mine["label"],
         shard_of=shard_of.astype(np.int32),
         shards=shards,
         shard_sha256=tuple(facts[name]["sha256"] for name in shards),
         shard_bytes=tuple(facts[name]["bytes"] for name in shards),
-        offset=_numbers(table, "offset"),
-        size=_numbers(table, "size").astype(np.int32),
-        width=np.where(lying, sides[1], sides[0]),
-        height=np.where(lying, sides[0], sides[1]),
-        orientation=orientation,
+        offset=mine["offset"],
+        size=mine["size"],
+        width=np.where(lying, mine["height"], mine["width"]),
+        height=np.where(lying, mine["width"], mine["height"]),
+        orientation=mine["orientation"],
     )
 
 
 def splits(path: Path) -> tuple[str, ...]:
     """The splits an index file has, in the order train, val, test. Raises Refusal where there is no such file."""
     _must_exist(path)
-    codes, names = _coded(_read(path, ["split"]), "split")
-    return _in_order([names[code] for code in np.unique(codes)])
+    return _in_order(_read(path, {"split": np.dtype(np.int8)})[1]["split"])
 
 
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    """Columns of the file, `split` and `shard` as codes. pq.read_table, filter and to_numpy each import pandas: half a second for
-    every stage that trains."""
-    with pq.ParquetFile(path, read_dictionary=["split", "shard"]) as file:
-        return file.read(columns=columns)
+def _read(
+    path: Path, wanted: dict[str, np.dtype]
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]], dict[bytes, bytes]]:
+    """(columns, the words that codes of `split` and `shard` stand for, metadata), a part of the file at a time.
+
+    pq.read_table, filter and to_numpy would import pandas: half a second for every stage that trains.
+    """
+    words: dict[str, list[str]] = {"split": [], "shard": []}
+    with _returned_memory(), pq.ParquetFile(path, read_dictionary=list(words)) as file:
+        columns = {name: np.empty(file.metadata.num_rows, kind) for name, kind in wanted.items()}
+        done = 0
+        for batch in file.iter_batches(ROWS_AT_A_TIME, columns=list(wanted)):
+            for name in wanted:
+                found = batch.column(name)
+                values = np.from_dlpack(found.indices if name in words else found)
+                if name in words:
+                    values = _known(words[name], found.dictionary.to_pylist())[values]
+                columns[name][done : done + len(batch)] = values
+            done += len(batch)
+        metadata = file.schema_arrow.metadata
+    return columns, words, metadata
 
 
-def _coded(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
-    """(i32[N], words): a column of few words."""
-    column = table[name].unify_dictionaries().combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # no rows at all
-        return np.empty(0, np.int32), []
-    return np.array(np.from_dlpack(column.indices)), column.dictionary.to_pylist()
+@contextlib.contextmanager
+def _returned_memory() -> Iterator[None]:
+    """Arrow's own allocator would keep what reading took, about as much as the columns, for as long as training runs."""
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
 
 
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    """A column of numbers, as an array of its own."""
-    return np.array(np.from_dlpack(table[name].combine_chunks()))
+def _known(words: list[str], some: list[str]) -> np.ndarray:
+    """i32[len(some)]: their places among `words`, which gains those it lacks."""
+    words += [word for word in some if word not in words]
+    return np.array([words.index(word) for word in some], np.int32)
 
 
 def _in_order(found: list[str]) -> tuple[str, ...]:

@@ -458,14 +458,14 @@ static int decode(Jpeg *j, const uint8_t *code, const uint32_t *starts, uint32_t
         if (last > rows * across) last = rows * across;
         if (!wanted(j, first, last - 1, across)) continue;
         Bits b = {0, 0, code + starts[i]};
-        const uint8_t *end = code + starts[i + 1] + 8; /* refill reads at most 8 bytes ahead */
+        int64_t end = 8ll * starts[i + 1];
         memset(d.last_dc, 0, sizeof d.last_dc);
         int mx = (int)(first % across), my = (int)(first / across);
         for (int64_t m = first; m < last; m++) {
             for (int c = 0; c < j->parts; c++)
                 for (int v = 0; v < j->part[c].v; v++)
                     for (int h = 0; h < j->part[c].h; h++) block(&d, &b, c, mx * j->part[c].h + h, my * j->part[c].v + v);
-            if (b.at > end) return 0; /* the code ends before the picture */
+            if (8 * (b.at - code) - (int64_t)b.have > end) return 0; /* the code ends before the picture */
             if (++mx == across) mx = 0, my++;
         }
         if (d.bad & BAD) return 0;
@@ -685,7 +685,7 @@ static void *take(Arena *a, uint64_t bytes) {
     bytes = (bytes + 63) & ~63ull;
     void *got = a->at;
     a->used += bytes;
-    if (a->used > (uint64_t)(a->end - a->at) && a->at + bytes > a->end) return NULL;
+    if (bytes > (uint64_t)(a->end - a->at)) return NULL;
     a->at += bytes;
     return got;
 }

@@ -45,7 +45,7 @@ class ShardCache:
     def keep(self, wanted: Wanted) -> bool:
         """Whether the shard is there now; it then is the last to be dropped."""
         try:
-            os.utime(self.folder / wanted.name)
+            _touch(self.folder / wanted.name)
         except FileNotFoundError:
             return False
         return True
@@ -63,7 +63,7 @@ class ShardCache:
         while True:
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(self.folder / wanted.name, os.O_RDONLY)
-                os.utime(descriptor)  # the last to be dropped
+                _touch(descriptor)  # the last to be dropped
                 return descriptor
             if part := self._begun(wanted):
                 with part:
@@ -125,6 +125,12 @@ class ShardCache:
 def here(limit_gb: float) -> ShardCache:
     """The cache of this run root. limit_gb: 10^9 bytes."""
     return ShardCache(files.root() / "shard-cache", int(limit_gb * 1e9))
+
+
+def _touch(file: Path | int) -> None:
+    """Used now, to the nanosecond: the system's own stamp ticks every few milliseconds, and among equals the wrong one would go."""
+    now = time.time_ns()
+    os.utime(file, ns=(now, now))
 
 
 def _bytes(path: Path) -> int:
