@@ -52,8 +52,10 @@ def main() -> None:
         if not by_place:
             copy_in_order(name, source, jobs, crew)
         shards = list(crew.ordered(f"{name}: shards", shard_writer.build if by_place else shard_writer.seal, jobs))
+        for job in jobs:
+            shard_writer.flush(job)
         publish(Path(f"data/shards/{name}"), planned, run.folder)
-        found = [image for job in jobs for image in shard_writer.places(job)]
+        found = [image for job, shard in zip(jobs, shards, strict=True) for image in shard_writer.places(job, shard)]
         with files.replace(Path(f"data/index/{name}.parquet")) as temporary:
             index_writer.write(temporary, found, classes, facts(planned, shards))
         log.info(

@@ -1,14 +1,16 @@
 """Writes shards: tars in webdataset's layout whose bytes depend on their images alone, not on the order they are written in."""
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from stages.lib.core import files
-from stages.lib.ingestion import raw
+from stages.lib.ingestion import payloads, raw, shard_copy
 from stages.lib.ingestion.index_writer import Place
 from stages.lib.ingestion.manifest import Row
 from stages.lib.ingestion.raw import RawReader
@@ -31,36 +33,58 @@ class Shard:
 
     sha256: str
     bytes: int
+    offsets: list[int]
+    """Of each image's first byte."""
 
 
-def places(job: Job) -> Iterator[Place]:
-    """The index's rows of a shard: they follow from the manifest."""
-    start = 0
-    for row in job.rows:
+def places(job: Job, shard: Shard) -> Iterator[Place]:
+    """The index's rows of a shard."""
+    name = job.target.name
+    for row, offset in zip(job.rows, shard.offsets, strict=True):
         yield Place(
-            row.key, row.split, row.label, job.target.name, start + image_at(row), row.stored_bytes, row.stored_sha256,
-            row.width, row.height, row.orientation,
+            row.key, row.split, row.label, name, offset, row.stored_bytes, row.stored_sha256, row.width, row.height,
+            row.orientation,
         )  # fmt: skip
-        start += size(row)
 
 
 def build(job: Job) -> Shard:
     """Write a shard of images that can be read by themselves, or take over the one an earlier, killed build finished.
 
+    It is not flushed here: a shard is believed after a crash only if its bytes have the sha256 its sidecar tells.
     Raises Refusal where a raw image has changed.
     """
     if shard := finished(job):
         return shard
-    with files.replace(job.target) as temporary, RawReader(job.source) as reader, temporary.open("wb") as file:
-        digest, written = hashlib.sha256(), 0
+    with _fresh(job.target) as temporary, temporary.open("wb", buffering=0) as file:
+        shard = _copied(job, file) if shard_copy.possible(job.source, job.rows) else _assembled(job, file)
+    return _remembered(job, shard)
+
+
+def _copied(job: Job, file: IO[bytes]) -> Shard:
+    """Files as they are, natively."""
+    try:
+        return Shard(*shard_copy.Copier(job.source, job.rows, file.fileno()).copy())
+    except shard_copy.Changed as changed:
+        row = changed.row
+        with RawReader(job.source) as reader:  # it says what is wrong
+            reader.read(row.member, row.container, row.offset, row.bytes, row.sha256)
+        raise payloads.changed(job.source, row, "while it was read") from None
+
+
+def _assembled(job: Job, file: IO[bytes]) -> Shard:
+    """The same bytes, sample by sample: for remote sources, for what is stored as other bytes, and without a compiler."""
+    digest, written, offsets = hashlib.sha256(), 0, []
+    with RawReader(job.source) as reader:
         for row in job.rows:
             data = sample(row, reader.read(row.member, row.container, row.offset, row.bytes, row.sha256))
-            file.write(data)
+            offsets.append(written + image_at(row))
+            _put(file, data)
             digest.update(data)
             written += len(data)
-        file.write(bytes(end(written)))
-        digest.update(bytes(end(written)))
-    return _remembered(job, Shard(digest.hexdigest(), written + end(written)))
+    rest = bytes(end(written))
+    _put(file, rest)
+    digest.update(rest)
+    return Shard(digest.hexdigest(), written + len(rest), offsets)
 
 
 def missing(job: Job) -> list[tuple[Row, int]]:
@@ -107,8 +131,11 @@ def seal(job: Job) -> Shard:
         return shard
     part = _part(job)
     with part.open("rb") as file:
-        os.fsync(file.fileno())
-        shard = Shard(hashlib.file_digest(file, "sha256").hexdigest(), part.stat().st_size)
+        digest, offsets, start = hashlib.file_digest(file, "sha256").hexdigest(), [], 0
+    for row in job.rows:
+        offsets.append(start + image_at(row))
+        start += size(row)
+    shard = Shard(digest, part.stat().st_size, offsets)
     part.replace(job.target)
     return _remembered(job, shard)
 
@@ -118,15 +145,40 @@ def finished(job: Job) -> Shard | None:
     try:
         found = json.loads(job.target.with_suffix(".json").read_text())
         whole = job.target.stat().st_size == found["bytes"] and files.sha256(job.target) == found["sha256"]
-        return Shard(found["sha256"], found["bytes"]) if whole else None
+        return Shard(**found) if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def flush(job: Job) -> None:
+    """Make a shard survive a power cut. Once, when all are written: the kernel has been writing meanwhile."""
+    with job.target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def _remembered(job: Job, shard: Shard) -> Shard:
-    with files.replace(job.target.with_suffix(".json")) as temporary:
+    with _fresh(job.target.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(asdict(shard)))
     return shard
+
+
+@contextlib.contextmanager
+def _fresh(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the name `path` when all went well; not flushed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _put(file: IO[bytes], data: bytes) -> None:
+    """The whole of data: a raw file may take less at once."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _part(job: Job) -> Path:
