@@ -94,3 +94,17 @@ def test_loader__says_what_is_wrong(
     (tmp_path / "text").write_text("no picture")
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_loader__builds_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.sharding.ROUNDS", 1)
+    monkeypatch.setattr("benchmarks.sharding.MOST", 4)
+    assert main(["--images", str(jpegs.tar(tmp_path / "a.tar")), "--paths", "build", "--json", *QUICK]) == 0
+    assert [(row["path"], row["goal"]) for row in rows(capsys)] == [
+        ("build-large", 2.0),
+        ("build-large", None),
+        ("build-small", 7.0),
+        ("build-small", None),
+    ]
