@@ -26,7 +26,7 @@ LEAST = 3
 """Slices of each side, however short the run."""
 DISTURBED = 0.1
 """Share of the cores' time: a turn in which others use more is measured again, ..."""
-TRIES = 3
+TRIES = 2
 """... until this many times the wanted turns have been made; then the quietest count."""
 TICK = os.sysconf("SC_CLK_TCK")
 

@@ -40,7 +40,7 @@ def _measure(options: argparse.Namespace) -> None:
     jpegs, broken = pictures.collect(options.images)
     described, what = machine.description(), _summary(options.images, jpegs, broken, options.batch)
     _say(f"{described}\n{what}")
-    with tempfile.TemporaryDirectory(prefix="tutelage-benchmark-") as name:
+    with machine.alone(), tempfile.TemporaryDirectory(prefix="tutelage-benchmark-") as name:
         folder = Path(name)
         shelved = pictures.shelve(jpegs, folder / "original", BATCHES * options.batch)
         bench = Bench(shelved, folder, options.cores, options.batch, options.seconds, what, described)

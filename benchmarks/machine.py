@@ -1,8 +1,13 @@
 """Where a benchmark ran: cores, memory and the packages that both sides are made of."""
 
+import fcntl
 import importlib.metadata
 import os
 import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +24,18 @@ def pin(cores: int) -> None:
         raise Refusal(f"--cores {cores}: this machine lets the benchmark use {len(allowed)}; take 1 to {len(allowed)}")
     os.sched_setaffinity(0, allowed[:cores])
     torch.set_num_threads(cores)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One benchmark at a time on a machine: two would measure each other. Waits, and says so."""
+    with (Path(tempfile.gettempdir()) / f"tutelage-benchmark-{os.getuid()}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write("another benchmark runs on this machine; waiting for its end\n")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def description() -> str:

@@ -1,12 +1,12 @@
 """What `python -m benchmarks.loader` compares: one function a path, each yields its lines."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from benchmarks import memory as memories
-from benchmarks import ours, quality, reference
+from benchmarks import ours, quality, reference, sharding
 from benchmarks.interleaved import Comparison, Slice, compare
 from benchmarks.loader_row import LoaderRow
 from benchmarks.ours import Finish, Ours
@@ -122,6 +122,16 @@ def read(bench: Bench) -> Iterator[LoaderRow]:
     )
 
 
+def build(bench: Bench) -> Iterator[LoaderRow]:
+    """Shards out of files: `build-large` and `build-small`, as benchmarks.sharding times them."""
+    for number, found in enumerate(sharding.rows(bench.pictures.jpegs, bench.cores)):
+        size = "large" if number < 2 else "small"  # two of each: against fewer members, then against as many
+        told = {"path": f"build-{size}", "note": f"{found.path}; {found.note}"}
+        yield LoaderRow(
+            **{**asdict(found), **told}, output="tars", cores=bench.cores, source=bench.source, machine=bench.machine
+        )
+
+
 def memory(bench: Bench) -> Iterator[LoaderRow]:
     """Resident memory by length of the index, and by epochs."""
     found = memories.measure(bench.pictures, bench.folder, bench.batch, bench.cores, bench.seconds)
@@ -160,6 +170,7 @@ PATHS: dict[str, Callable[[Bench], Iterator[LoaderRow]]] = {
     "deit-repeated": deit_repeated,
     "evaluation": evaluation,
     "read": read,
+    "build": build,
     "memory": memory,
 }
 

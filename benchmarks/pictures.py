@@ -112,13 +112,16 @@ def shelve(jpegs: Sequence[bytes], folder: Path, least: int = 0) -> Pictures:
 
 
 def shortened(jpeg: bytes, side: int = 320, quality: int = 90) -> bytes:
-    """The image with its shorter side at most `side` pixels, encoded again at 4:4:4 with a restart marker a row of blocks."""
+    """The image with its shorter side `side` pixels, encoded again at 4:4:4 with a restart marker a row of blocks.
+
+    One that is no larger is stored as it is, as `shard.store` does.
+    """
     with Image.open(io.BytesIO(jpeg)) as opened:
-        image = opened.convert("L" if opened.mode == "L" else "RGB")
-    short = min(image.size)
-    if short > side:
-        width, height = (round(edge * side / short) for edge in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        short = min(opened.size)
+        if short <= side:
+            return jpeg
+        width, height = (round(edge * side / short) for edge in opened.size)
+        image = opened.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, subsampling="4:4:4", restart_marker_rows=1)
     return file.getvalue()

@@ -1,5 +1,6 @@
 """The command from end to end on a handful of tiny images. What is checked is that numbers are there, never how fast they are."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -24,6 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.paths.READ_BYTES", 1e5)
     monkeypatch.setattr("benchmarks.quality.CROPS", 8)
     monkeypatch.setattr("benchmarks.machine.pin", lambda _: None)
+    monkeypatch.setattr("benchmarks.machine.alone", contextlib.nullcontext)  # a real run beside the tests takes minutes
 
 
 def rows(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -92,3 +94,17 @@ def test_loader__says_what_is_wrong(
     (tmp_path / "text").write_text("no picture")
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_loader__builds_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.sharding.ROUNDS", 1)
+    monkeypatch.setattr("benchmarks.sharding.MOST", 4)
+    assert main(["--images", str(jpegs.tar(tmp_path / "a.tar")), "--paths", "build", "--json", *QUICK]) == 0
+    assert [(row["path"], row["goal"]) for row in rows(capsys)] == [
+        ("build-large", 2.0),
+        ("build-large", None),
+        ("build-small", 7.0),
+        ("build-small", None),
+    ]
