@@ -96,6 +96,14 @@ def test_erase__pastes_the_noise_and_nothing_else() -> None:
     assert np.array_equal(erased.numpy(), expected)
 
 
+def test_erase__is_the_same_in_another_type() -> None:
+    """float64 goes the way of a device."""
+    images, noise = torch.randn(3, 3, 10, 12), np.random.default_rng(0).standard_normal((3, 2, 4), np.float32)
+    erasures = ((0, Erasure(1, 5, noise)), (2, Erasure(7, 8, noise)))
+    wide = erase(images.double(), erasures)
+    assert torch.equal(wide, erase(images, erasures).double())
+
+
 def test_erase__nothing_to_do() -> None:
     images = torch.randn(2, 3, 4, 4)
     assert torch.equal(erase(images, ()), images)
