@@ -135,9 +135,16 @@ def _place(image: int, turn: int, shard: str, offset: int, jpeg: bytes) -> Place
 
 
 def _write_tar(path: Path, images: Sequence[tuple[str, bytes]]) -> list[int]:
-    """Samples as the pipeline's: image, label, description. Returns where each image's bytes begin."""
+    """Samples as the pipeline's: image, label, description. Returns where each image's bytes begin.
+
+    In pieces of 1 MiB, as stages.shard writes: the page cache then holds a file in large pages, out of which reading copies two to
+    three times as fast as out of small ones.
+    """
     offsets = []
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+    with (
+        path.open("wb", buffering=1 << 20) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar,
+    ):
         for number, (key, jpeg) in enumerate(images):
             described = json.dumps({"key": key, "split": "train", "member": f"{key}.jpg"}).encode()
             for suffix, data in (("jpg", jpeg), ("cls", str(number % 2).encode()), ("json", described)):
