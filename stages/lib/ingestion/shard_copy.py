@@ -91,7 +91,7 @@ class Copier:
         paths = bytearray()
         begun, largest = written, 0
         for row in rows:
-            front, back, size = sample.before(row, row.bytes), sample.behind(row), row.bytes
+            (front, back), size = sample.around(row, row.bytes), row.bytes
             before, behind = len(front), len(back)
             texts += (front, back)
             if row.offset < 0:
