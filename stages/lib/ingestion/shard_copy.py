@@ -102,7 +102,8 @@ class Copier:
             offsets.append(written + before)
             whole = before + size + -size % sample.BLOCK + behind
             written += whole
-            largest = max(largest, whole)
+            if whole > largest:
+                largest = whole
         self._call(rows, texts, table, paths, max(min(BUFFER, written - begun), largest) + 1)
         return written
 
