@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-slow setup check lint lock deps golden runs prune clean
+.PHONY: demo test test-slow setup check lint lock deps golden bench runs prune clean
 
 demo: setup
 	dvc repro
@@ -44,6 +44,11 @@ deps: setup
 # Compare our numerics with a folder of reference numbers: make golden FOLDER=path
 golden: setup
 	python -m tests.golden $(FOLDER)
+
+# Our loader beside the ones people use: make bench IMAGES=path CORES=2 (docs/performance.md)
+CORES ?= 2
+bench: setup
+	python -m benchmarks.loader --images $(IMAGES) --cores $(CORES)
 
 # Run folders (checkpoints, live logs): list them, or remove all but each stage's newest.
 runs: setup

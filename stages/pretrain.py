@@ -9,6 +9,7 @@ run   dvc repro -s pretrain
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from stages.lib.core.signals import Watch
 from stages.lib.data import order, tiles
 from stages.lib.data.batch import Batch
 from stages.lib.data.batches import Stream, batches
-from stages.lib.data.crop import evaluation_crop, planes
+from stages.lib.data.crop import Frame, evaluation
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index, read_index
 from stages.lib.data.mae_view import mae_view
@@ -56,7 +57,7 @@ def main() -> None:
         torch.manual_seed(cfg.seed)
         mae = MAE(cfg.image_size, cfg.model, cfg.decoder, cfg.mask_ratio)
         objective = Reconstruct(mae, cfg.norm_pix).to(device)
-        stream = stream_of(cfg, train, ShardReader(train, shards))
+        stream = replace(stream_of(cfg, train, ShardReader(train, shards)), pinned=device.type == "cuda")
         steps = stream.steps_per_epoch
         plan = planned(cfg.optimizer, cfg.schedule, cfg.epochs, cfg.batch_size, steps, system.log_steps)
         journal = Journal(run, "pretrain", plan.steps, system.log_seconds)
@@ -75,6 +76,7 @@ def main() -> None:
             journal,
             look,
             watch,
+            stream.meter,
         )
         tiles.save(Path("data/samples/mae.png"), examine(objective, cfg, val, reader, system.workers)[1])
         save(mae, cfg)
@@ -89,12 +91,11 @@ def stream_of(cfg: Pretrain, index: Index, reader: ShardReader) -> Stream:
             return order.block(index.shard_of, cfg.window, cfg.seed, epoch)
         return order.permutation(len(index), cfg.seed, epoch)
 
-    view = mae_view(cfg.scale, cfg.ratio, cfg.hflip, cfg.image_size)
     return Stream(
         index=index,
         reader=reader,
         order=epoch_order,
-        view=lambda image, rng: (view(image, rng), None),
+        view=mae_view(cfg.scale, cfg.ratio, cfg.hflip, cfg.image_size),
         size=cfg.image_size,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
@@ -107,12 +108,14 @@ def examine(
 ) -> tuple[Row, np.ndarray]:
     """Mean loss over the validation split with masks fixed by the image's row, and a picture of the first images."""
     device = next(objective.parameters()).device
+
+    def frame(width: int, height: int) -> Frame:
+        return evaluation(width, height, cfg.image_size, 1.0)
+
     total, picture = 0.0, np.empty(0)
     objective.eval()
     with torch.inference_mode():
-        for batch in each_once(
-            val, reader, lambda image: planes(evaluation_crop(image, cfg.image_size, 1.0)), cfg.batch_size, workers
-        ):
+        for batch in each_once(val, reader, frame, cfg.batch_size, workers):
             batch = with_noise(batch, cfg).to(device)
             total += float(objective(batch)["loss"]) * len(batch.images)
             if not picture.size:

@@ -10,6 +10,10 @@ import torch
 from PIL import Image
 from timm.data import auto_augment, random_erasing, transforms
 
+from stages.lib.data.crop import framed, planes
+from stages.lib.data.randaugment_planes import apply_planes_by_pillow
+from stages.lib.data.view import Drawn
+
 
 class Replay:
     """What timm uses of Python's `random` and NumPy's `random.choice`, from a generator."""
@@ -58,3 +62,11 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     smooth = np.stack([20 + 200 * x / width, 230 - 180 * y / height, 60 + 100 * (x + y) / (width + height)], -1)
     noise = np.random.default_rng(seed).normal(0, 12, smooth.shape)
     return Image.fromarray((smooth + noise).clip(3, 250).astype(np.uint8))
+
+
+def seen(img: Image.Image, drawn: Drawn) -> np.ndarray:
+    """u8[3, H, W]: the view of an image by Pillow alone."""
+    pixels = planes(framed(img, drawn.frame))
+    if drawn.steps:
+        apply_planes_by_pillow(pixels, drawn.steps)
+    return pixels

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from stages.lib.data.augment import classifier_view
-from stages.lib.data.crop import hflip, padded_crop, planes
+from stages.lib.data.augment import augment, classifier_view
+from stages.lib.data.crop import framed, padded, planes
 from stages.lib.data.erasing import erase
 from stages.lib.data.randaugment import apply, parse
 from stages.lib.data.randomness import Purpose, generator
 from stages.lib.params.views import Views
-from tests.data.replay import picture, replay
+from tests.data.replay import picture, replay, seen
 
 MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
@@ -28,8 +28,8 @@ def views(**changes: Any) -> Views:
 
 def digest(img: Image.Image, position: int, **changes: Any) -> str:
     """Of everything a view gives."""
-    pixels, erasure = classifier_view(views(**changes))(img, generator(0, 0, position, Purpose.AUGMENT))
-    whole = hashlib.sha256(pixels.tobytes())
+    drawn = classifier_view(views(**changes))(*img.size, generator(0, 0, position, Purpose.AUGMENT))
+    whole, erasure = hashlib.sha256(seen(img, drawn).tobytes()), drawn.erasure
     if erasure:
         whole.update(np.array([erasure.top, erasure.left]).tobytes() + erasure.noise.tobytes())
     return whole.hexdigest()
@@ -38,7 +38,8 @@ def digest(img: Image.Image, position: int, **changes: Any) -> str:
 def test_classifier_view__replays_timms_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     img, view, erased = picture(131, 90), classifier_view(views()), 0
     for position in range(150):
-        pixels, erasure = view(img, generator(0, 2, position, Purpose.AUGMENT))
+        drawn = view(*img.size, generator(0, 2, position, Purpose.AUGMENT))
+        pixels, erasure = seen(img, drawn), drawn.erasure
         with monkeypatch.context() as patch:
             replay(patch, generator(0, 2, position, Purpose.AUGMENT))
             timm = create_transform(
@@ -59,24 +60,28 @@ def test_classifier_view__replays_timms_pipeline(monkeypatch: pytest.MonkeyPatch
     assert 15 < erased < 65
 
 
-def test_classifier_view__gives_contiguous_planes() -> None:
-    pixels, _ = classifier_view(views())(picture(131, 90), np.random.default_rng(0))
-    assert pixels.shape == (3, 48, 48) and pixels.dtype == np.uint8 and pixels.flags["C_CONTIGUOUS"]
+def test_augment__shows_what_pillow_shows() -> None:
+    img, view = picture(131, 90), classifier_view(views())
+    for position in range(40):
+        drawn = view(*img.size, generator(0, 0, position, Purpose.AUGMENT))
+        pixels = planes(framed(img, drawn.frame))
+        augment(pixels, drawn.steps)
+        assert np.array_equal(pixels, seen(img, drawn))
 
 
 def test_classifier_view__padded_is_the_published_order_with_another_crop() -> None:
     img, view = picture(16, 16), classifier_view(views(image_size=16, crop="padded"))
     for position in range(30):
         rng = generator(0, 0, position, Purpose.AUGMENT)
-        expected = planes(apply(hflip(padded_crop(img, 16, rng), 0.5, rng), parse("rand-m9-mstd0.5-inc1"), rng))
-        assert np.array_equal(view(img, generator(0, 0, position, Purpose.AUGMENT))[0], expected)
+        expected = planes(apply(framed(img, padded(16, 16, 16, 0.5, rng)), parse("rand-m9-mstd0.5-inc1"), rng))
+        assert np.array_equal(seen(img, view(16, 16, generator(0, 0, position, Purpose.AUGMENT))), expected)
 
 
 def test_classifier_view__off_switches() -> None:
     img = picture(48, 48)
     view = classifier_view(views(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, randaugment="none", erase=0.0))
-    pixels, erasure = view(img, np.random.default_rng(0))
-    assert erasure is None and np.array_equal(pixels, planes(img))
+    drawn = view(*img.size, np.random.default_rng(0))
+    assert drawn.erasure is None and np.array_equal(seen(img, drawn), planes(img))
 
 
 @pytest.mark.parametrize("crop", ["random-resized", "padded"])

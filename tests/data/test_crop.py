@@ -10,17 +10,10 @@ from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms as tv
 
-from stages.lib.data.crop import (
-    evaluation_crop,
-    hflip,
-    padded_crop,
-    planes,
-    random_resized_box,
-    resized_crop,
-)
+from stages.lib.data.crop import Box, Frame, evaluation, framed, padded, planes, random_resized, random_resized_box
 from stages.lib.data.mae_view import mae_view
 from stages.lib.data.randomness import Purpose, generator
-from tests.data.replay import picture, replay
+from tests.data.replay import picture, replay, seen
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 SIZES = [(500, 375), (375, 500), (331, 331), (17, 9), (400, 30), (30, 400)]  # the last two fall back
@@ -34,6 +27,21 @@ def uniform_aspect(width: int, height: int, rng: np.random.Generator) -> tuple[i
         return 0, 0, width, height
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
     return left, top, w, h
+
+
+def resized_crop(img: Image.Image, box: Box, size: int) -> Image.Image:
+    """The box alone, as size x size pixels."""
+    return framed(img, Frame(box, (size, size), (0, 0, size, size)))
+
+
+def padded_crop(img: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
+    """Not mirrored."""
+    return framed(img, padded(*img.size, size, 0.0, rng))
+
+
+def evaluation_crop(img: Image.Image, size: int, crop_pct: float) -> Image.Image:
+    """Bicubic."""
+    return framed(img, evaluation(*img.size, size, crop_pct))
 
 
 def timm_boxes(
@@ -121,13 +129,19 @@ def test_padded_crop__resizes_another_size_by_its_shorter_side() -> None:
     assert ours <= windows and len(ours) > 100
 
 
-def test_hflip__mirrors_as_often_as_told() -> None:
+def test_framed__mirrors_as_often_as_told() -> None:
     img, rng = picture(5, 4), np.random.default_rng(0)
     mirrored = np.asarray(img)[:, ::-1].tobytes()
-    flips = [hflip(img, 0.25, rng).tobytes() == mirrored for _ in range(2000)]
+
+    def whole(hflip: float) -> bytes:
+        frame = random_resized(5, 4, (1.0, 1.0), (1.25, 1.25), 4, hflip, rng)
+        assert frame.box == (0, 0, 5, 4)
+        return framed(img, frame._replace(target=(5, 4), window=(0, 0, 5, 4))).tobytes()
+
+    flips = [whole(0.25) == mirrored for _ in range(2000)]
     assert abs(np.mean(flips) - 0.25) < 4.5 * math.sqrt(0.25 * 0.75 / 2000)
-    assert all(hflip(img, 1.0, rng).tobytes() == mirrored for _ in range(50))
-    assert all(hflip(img, 0.0, rng).tobytes() == img.tobytes() for _ in range(50))
+    assert all(whole(1.0) == mirrored for _ in range(50))
+    assert all(whole(0.0) == img.tobytes() for _ in range(50))
 
 
 ODD = [(500, 375), (333, 217), (217, 333), (225, 224), (224, 224), (97, 640), (31, 33), (16, 16), (255, 451)]
@@ -162,6 +176,10 @@ def test_planes__are_channel_first_and_own_their_memory() -> None:
     assert array[2, 1, 4] == img.getpixel((4, 1))[2]  # type: ignore[index]
 
 
+def test_planes__of_one_pixel_can_be_written_too() -> None:
+    planes(picture(1, 1))[:] = 3
+
+
 def test_mae_view__replays_timms_crop_and_flip(monkeypatch: pytest.MonkeyPatch) -> None:
     img, view = picture(333, 217), mae_view((0.2, 1.0), RATIO, 0.5, 64)
     timm = tv.Compose(
@@ -172,7 +190,7 @@ def test_mae_view__replays_timms_crop_and_flip(monkeypatch: pytest.MonkeyPatch) 
         ]
     )
     for position in range(20):
-        ours = view(img, generator(3, 1, position, Purpose.AUGMENT))
+        ours = seen(img, view(*img.size, generator(3, 1, position, Purpose.AUGMENT)))
         with monkeypatch.context() as patch:
             replay(patch, generator(3, 1, position, Purpose.AUGMENT))
             assert np.array_equal(ours, timm(img).numpy())

@@ -90,10 +90,18 @@ def test_erase__pastes_the_noise_and_nothing_else() -> None:
     before = images.clone()
     first, second = (np.random.default_rng(s).standard_normal((3, 2 + s, 4), np.float32) for s in (0, 1))
     erased = erase(images, ((0, Erasure(1, 5, first)), (2, Erasure(7, 8, second))))
-    assert torch.equal(images, before)
+    assert erased is images  # in place: a batch fills hundreds of megabytes
     expected = before.numpy().copy()
     expected[0, :, 1:3, 5:9], expected[2, :, 7:10, 8:12] = first, second
     assert np.array_equal(erased.numpy(), expected)
+
+
+def test_erase__is_the_same_in_another_type() -> None:
+    """float64 goes the way of a device."""
+    images, noise = torch.randn(3, 3, 10, 12), np.random.default_rng(0).standard_normal((3, 2, 4), np.float32)
+    erasures = ((0, Erasure(1, 5, noise)), (2, Erasure(7, 8, noise)))
+    wide = erase(images.double(), erasures)
+    assert torch.equal(wide, erase(images, erasures).double())
 
 
 def test_erase__nothing_to_do() -> None:

@@ -21,6 +21,7 @@ from stages.lib.core.s3 import Unavailable
 from stages.lib.data.batches import batches
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index, read_index
+from stages.lib.data.preparation import Preparation
 from stages.lib.data.published import Published
 from stages.lib.data.shard_cache import ShardCache, Wanted
 from stages.lib.data.shards import ShardReader
@@ -127,9 +128,7 @@ def test_streamed__another_order_gives_another_hash(made: RawProject, away: Plac
 def test_streamed__each_image_once(made: RawProject, away: Place) -> None:
     index = made.index("val")
     seen = []
-    for batch in each_once(
-        index, ShardReader(index, away(1)), lambda image: np.asarray(image).transpose(2, 0, 1), 3, 2
-    ):
+    for batch in each_once(index, ShardReader(index, away(1)), Preparation(4, 1.0).frame, 3, 2):
         seen += batch.positions.tolist()
     assert seen == list(range(8))
 

@@ -109,7 +109,7 @@ def timm_draws(count: int) -> list[tuple[str, float]]:
 def test_draw__has_timms_distribution() -> None:
     rng, count = np.random.default_rng(0), 6000
     steps = [draw(parse(POLICY), rng) for _ in range(count)]
-    ours = [(TIMM[OPS.index(step.op)], step.level) for image in steps for step in image]
+    ours = [(TIMM[step.op], step.level) for image in steps for step in image]
     theirs = timm_draws(count)
     names, others = Counter(name for name, _ in ours), Counter(name for name, _ in theirs)
     assert len(names) == 15 and stats.chisquare(list(names.values())).pvalue > 1e-3
@@ -134,7 +134,7 @@ def test_draw__negative_control_the_test_sees_another_std() -> None:
 def test_draw__same_op_may_come_twice() -> None:
     rng = np.random.default_rng(0)
     both = [steps for _ in range(6000) if len(steps := draw(parse(POLICY), rng)) == 2]
-    same = sum(first.op is second.op for first, second in both)
+    same = sum(first.op == second.op for first, second in both)
     assert stats.binomtest(same, len(both), 1 / 15).pvalue > 1e-3
 
 

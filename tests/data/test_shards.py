@@ -1,17 +1,22 @@
 """Index and shard reader: the right bytes at any place, and words for what is missing."""
 
+import io
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.data import shards as shards_module
 from stages.lib.data.index import read_index, splits
 from stages.lib.data.shards import ShardReader
+from stages.lib.ingestion import index_writer
+from stages.lib.ingestion.index_writer import Place
 from tests.ingestion.raw_project import RawProject, png, raw_project
 
 __all__ = ["raw_project"]
@@ -41,7 +46,7 @@ def test_index__arrays_and_metadata(made: RawProject) -> None:
     assert index.shards == tuple(f"things-val-{n:06d}.tar" for n in range(4))
     assert index.shard_of.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
     kinds = [index.labels.dtype, index.shard_of.dtype, index.offset.dtype, index.size.dtype, index.orientation.dtype]
-    assert kinds == [np.int64, np.int32, np.int64, np.int64, np.int8]
+    assert kinds == [np.int32, np.int32, np.int64, np.int32, np.int8]
     assert splits(made.folder / "data/index/things.parquet") == ("train", "val", "test")
 
 
@@ -89,3 +94,39 @@ def test_index__reading_it_does_not_import_pandas(made: RawProject) -> None:
     code = "import sys; from pathlib import Path; from stages.lib.data.index import read_index\n"
     code += "index = read_index(Path('data/index/things.parquet'), 'val'); sys.exit(len(index) != 10 or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=made.folder).returncode == 0
+
+
+def test_announce__names_the_bytes_of_the_images_to_the_system(
+    made: RawProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = made.index("val")
+    reader, told = ShardReader(index, made.shards), []
+
+    def advise(descriptor: int, offset: int, size: int, advice: int) -> None:
+        told.append((os.readlink(f"/proc/self/fd/{descriptor}").split("/")[-1], offset, size, advice))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    reader.announce(np.array([7, 2]))
+    expected = [
+        (index.shards[int(index.shard_of[i])], int(index.offset[i]), int(index.size[i]), os.POSIX_FADV_WILLNEED)
+        for i in (7, 2)
+    ]
+    assert told == expected
+
+
+def test_index__sides_are_upright_and_keys_come_when_asked(made: RawProject) -> None:
+    index = made.index("val")
+    assert "keys" not in vars(index) and len(index.keys) == len(index) and "keys" in vars(index)
+    assert all(key.startswith("val/") for key in index.keys)
+    for i in range(len(index)):
+        with Image.open(io.BytesIO(ShardReader(index, made.shards).read(i))) as image:
+            assert image.size == (index.width[i], index.height[i])
+
+
+def test_index__a_picture_that_lies_on_its_side_has_its_sides_exchanged(tmp_path: Path) -> None:
+    places = [
+        Place(f"k{turn}", "train", 0, "a.tar", 512, 9, "0" * 64, 40, 30, turn) for turn in (1, 3, 4, 5, 6, 8)
+    ]  # EXIF orientations as stored: 40 x 30
+    index_writer.write(tmp_path / "x.parquet", places, ["c"], {"a.tar": {"sha256": "", "bytes": 0}})
+    index = read_index(tmp_path / "x.parquet", "train")
+    assert index.width.tolist() == [40, 40, 40, 30, 30, 30] and index.height.tolist() == [30, 30, 30, 40, 40, 40]

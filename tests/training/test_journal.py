@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.lib.core.runs import Run
-from stages.lib.training.journal import Journal, forget_after
+from stages.lib.training.journal import Journal, forget_after, speed
 
 
 def steps(path: Path) -> list[int]:
@@ -43,3 +43,10 @@ def test_journal__tensorboard_shows_rows_what_validation_saw_and_pictures(tmp_pa
     assert [(event.step, event.value) for event in found.Scalars("val_top1")] == [(10, 75.0)]
     assert found.Tags()["scalars"] == ["loss", "val_top1"] and found.Tags()["images"] == ["reconstructions"]
     assert "val_top1" not in (tmp_path / "metrics.jsonl").read_text()  # history.csv has it, once
+
+
+def test_speed__says_why_training_waits() -> None:
+    rates = {"images_per_second": 812.4, "waiting_share": 0.43}
+    assert speed(rates) == "812 images/s, 43% of the time waiting for data"
+    costs = {"read_ms": 0.01, "decode_ms": 0.6, "augment_ms": 0.085}
+    assert speed(rates | costs).endswith("data (ms a view and thread: read 0.01, decode 0.60, augment 0.09)")

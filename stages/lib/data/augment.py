@@ -3,34 +3,36 @@
 Touvron et al. 2020 (DeiT, arXiv 2012.12877) Table 9; mixing follows on the device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
 
 from stages.lib.data import erasing, randaugment
-from stages.lib.data.crop import hflip, padded_crop, planes, random_resized_box, resized_crop
-from stages.lib.data.erasing import Erasure
+from stages.lib.data.crop import padded, random_resized
+from stages.lib.data.randaugment_planes import apply_planes
+from stages.lib.data.view import Drawn
 from stages.lib.params.views import Views
 
 
-def classifier_view(views: Views) -> Callable[[Image.Image, np.random.Generator], tuple[np.ndarray, Erasure | None]]:
-    """(RGB image, its generator) -> (u8[3, size, size], what to erase once it is normalised).
+def classifier_view(views: Views) -> Callable[[int, int, np.random.Generator], Drawn]:
+    """(width, height, generator) -> a view of size x size pixels.
 
-    A pure function of the image and the generator's state. Raises Refusal for a randaugment string we do not know.
+    Raises Refusal for a randaugment string we do not know.
     """
     size = views.image_size
     policy = None if views.randaugment == "none" else randaugment.parse(views.randaugment)
 
-    def crop(img: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def draw(width: int, height: int, rng: np.random.Generator) -> Drawn:
         if views.crop == "padded":
-            return padded_crop(img, size, rng)
-        return resized_crop(img, random_resized_box(*img.size, views.scale, views.ratio, rng), size)
+            frame = padded(width, height, size, views.hflip, rng)
+        else:
+            frame = random_resized(width, height, views.scale, views.ratio, size, views.hflip, rng)
+        steps = tuple(randaugment.draw(policy, rng)) if policy else ()
+        return Drawn(frame, steps, erasing.draw(size, size, views.erase, rng))
 
-    def view(img: Image.Image, rng: np.random.Generator) -> tuple[np.ndarray, Erasure | None]:
-        img = hflip(crop(img, rng), views.hflip, rng)
-        if policy:
-            img = randaugment.apply(img, policy, rng)
-        return planes(img), erasing.draw(size, size, views.erase, rng)
+    return draw
 
-    return view
+
+def augment(pixels: np.ndarray, steps: Sequence[randaugment.Step]) -> None:
+    """RandAugment on u8[3, H, W], C-contiguous, in place."""
+    apply_planes(pixels, steps)

@@ -34,9 +34,9 @@ class Batch:
     """One per B / len(mixes) consecutive images; empty: no mixing."""
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on `device`."""
+        """The batch with its tensors on `device`; what is pinned travels while the host goes on."""
         moved: dict[str, Any] = {
-            field.name: value.to(device)
+            field.name: value.to(device, non_blocking=True)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }

@@ -6,30 +6,29 @@ noise, stochastic depth), so nothing stochastic happens on the device and no gen
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.ranks import Rank
+from stages.lib.data import photo
+from stages.lib.data.ahead import Lap, Meter, made, portions
 from stages.lib.data.batch import Batch
-from stages.lib.data.decode import decode
 from stages.lib.data.index import Index
 from stages.lib.data.order import steps_per_epoch
 from stages.lib.data.randomness import Purpose, generator
+from stages.lib.data.recycled import Recycled
 from stages.lib.data.shards import ShardReader
+from stages.lib.data.view import Drawn
 
-if TYPE_CHECKING:  # pretraining neither erases nor mixes: those files are no reason to pretrain again
-    from stages.lib.data.erasing import Erasure
+if TYPE_CHECKING:  # pretraining neither augments, erases nor mixes: those files are no reason to pretrain again
     from stages.lib.data.mixing import Mix
-
-View = Callable[[Image.Image, np.random.Generator], "tuple[np.ndarray, Erasure | None]"]
+    from stages.lib.data.randaugment import Step
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Stream:
     reader: ShardReader
     order: Callable[[int], np.ndarray]
     """epoch -> i64[positions]: the image at each position; views of one image are adjacent."""
-    view: View
-    """(RGB image, its generator) -> (u8[3, size, size], erasure or None)."""
+    view: Callable[[int, int, np.random.Generator], Drawn]
+    """(width, height, generator) -> what will be seen of an image of that size."""
     size: int
     """Side of a view in pixels."""
     batch_size: int
@@ -55,6 +54,11 @@ class Stream:
     """i64[batch_size]: order within a batch that puts distinct images into each mixing group."""
     mix_group: int = 0
     mix: Callable[[np.random.Generator], Mix] | None = None
+    augment: Callable[[np.ndarray, Sequence[Step]], None] | None = None
+    """(u8[3, size, size], the view's steps): in place."""
+    pinned: bool = False
+    """Pixels lie where a GPU can fetch them by itself."""
+    meter: Meter = field(default_factory=Meter, compare=False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,31 +78,10 @@ def batches(stream: Stream, first: int, last: int, rank: Rank, workers: int, pre
             f"take a number of ranks that divides {stream.batch_size // stream.mix_group}"
         )
     places = _Places(stream, part)
-    if not workers:
-        for step in range(first, last):
-            task = _Task(stream, *places.of(step))
-            task.expect()
-            for image in task.work:
-                task.fill(image)
-            yield task.batch()
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
-        ahead: collections.deque[tuple[_Task, list[Future[None]]]] = collections.deque()
-        try:
-            for step in range(first, last + prefetch):
-                if step < last:
-                    task = _Task(stream, *places.of(step))
-                    if step == first:
-                        task.expect()
-                    ahead.append((task, [pool.submit(task.fill, image) for image in task.work]))
-                if step >= first + prefetch and ahead:
-                    task, futures = ahead.popleft()
-                    task.expect()  # from the oldest batch that is still read, not from the newest
-                    for future in futures:
-                        future.result()
-                    yield task.batch()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    return made((_Task(stream, *places.of(step)) for step in range(first, last)), workers, prefetch)
+
+
+_pixels = Recycled()
 
 
 class _Places:
@@ -128,29 +111,64 @@ class _Task:
     def __init__(self, stream: Stream, epoch: int, order: np.ndarray, positions: np.ndarray, group: int) -> None:
         self.stream, self.epoch, self.order, self.positions, self.group = stream, epoch, order, positions, group
         self.images = order[positions]
-        self.pixels = np.empty((len(positions), 3, stream.size, stream.size), np.uint8)
-        self.noise = np.empty((len(positions), stream.patches), np.float32) if stream.patches else None
-        self.keep = np.empty((len(positions), stream.depth, 2), np.float32) if stream.depth else None
-        self.erasures: list[Any] = [None] * len(positions)
-        self.work: dict[int, list[int]] = {}
-        for place, image in enumerate(self.images.tolist()):
-            self.work.setdefault(image, []).append(place)
+
+    def announce(self) -> None:
+        """The system may begin to read."""
+        self.stream.reader.announce(np.unique(self.images))
 
     def expect(self) -> None:
         """Tell the reader how far the epoch has come."""
         self.stream.reader.expect(self.order, int(self.positions.min()))
 
-    def fill(self, image: int) -> None:
-        """Every view of one image: it is decoded once for all of them."""
-        stream = self.stream
-        picture = decode(stream.reader.read(image), int(stream.index.orientation[image]))
-        for place in self.work[image]:
-            key = (stream.seed, self.epoch, int(self.positions[place]))
-            self.pixels[place], self.erasures[place] = stream.view(picture, generator(*key, Purpose.AUGMENT))
-            if self.noise is not None:
-                self.noise[place] = generator(*key, Purpose.NOISE).random(stream.patches, np.float32)
-            if self.keep is not None:
-                self.keep[place] = generator(*key, Purpose.DROP_PATH).random((stream.depth, 2), np.float32)
+    def jobs(self) -> list[Callable[[], None]]:
+        """A few images each, with all their views: an image is decoded once for all of them."""
+        stream, count = self.stream, len(self.positions)
+        shape = (count, 3, stream.size, stream.size)
+        if stream.pinned:  # torch keeps such memory for its next use
+            self.tensor = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        else:
+            self.tensor = torch.from_numpy(_pixels.take(shape, np.uint8))
+        self.pixels = self.tensor.numpy()
+        self.noise = np.empty((count, stream.patches), np.float32) if stream.patches else None
+        self.keep = np.empty((count, stream.depth, 2), np.float32) if stream.depth else None
+        self.drawn: list[Drawn | None] = [None] * count
+        work: dict[int, list[int]] = {}
+        for place, image in enumerate(self.images.tolist()):
+            work.setdefault(image, []).append(place)
+        return [partial(self.fill, portion) for portion in portions(list(work.items()))]
+
+    def fill(self, work: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Every view of some images: (row of the index, places in the batch)."""
+        stream, lap, spent = self.stream, Lap(), [0.0, 0.0, 0.0]
+        for image, places in work:
+            drawn = [self.draw(image, place) for place in places]
+            spent[2] += lap()
+            data = stream.reader.read(image)
+            spent[0] += lap()
+            photo.show(
+                data,
+                stream.index.orientation.item(image),
+                (stream.index.width.item(image), stream.index.height.item(image)),
+                [one.frame for one in drawn],
+                [self.pixels[place] for place in places],
+            )
+            spent[1] += lap()
+            for place, one in zip(places, drawn, strict=True):
+                if one.steps and stream.augment:
+                    stream.augment(self.pixels[place], one.steps)
+            spent[2] += lap()
+        stream.meter.add(sum(len(places) for _, places in work), *spent)
+
+    def draw(self, image: int, place: int) -> Drawn:
+        """All that is random about one place; the pixels follow from it."""
+        stream, key = self.stream, (self.stream.seed, self.epoch, int(self.positions[place]))
+        if self.noise is not None:
+            self.noise[place] = generator(*key, Purpose.NOISE).random(stream.patches, np.float32)
+        if self.keep is not None:
+            self.keep[place] = generator(*key, Purpose.DROP_PATH).random((stream.depth, 2), np.float32)
+        size = stream.index.width.item(image), stream.index.height.item(image)
+        drawn = self.drawn[place] = stream.view(*size, generator(*key, Purpose.AUGMENT))
+        return drawn
 
     def batch(self) -> Batch:
         """The finished batch."""
@@ -159,11 +177,11 @@ class _Task:
             groups = range(self.group, self.group + len(self.positions) // self.stream.mix_group)
             mixes = tuple(self.stream.mix(generator(self.stream.seed, self.epoch, g, Purpose.MIX)) for g in groups)
         return Batch(
-            images=torch.from_numpy(self.pixels),
+            images=self.tensor,
             labels=torch.from_numpy(self.stream.index.labels[self.images].astype(np.int64)),
             positions=torch.from_numpy(self.positions.astype(np.int64)),
             noise=None if self.noise is None else torch.from_numpy(self.noise),
             keep=None if self.keep is None else torch.from_numpy(self.keep),
-            erasures=tuple((place, erasure) for place, erasure in enumerate(self.erasures) if erasure is not None),
+            erasures=tuple((place, one.erasure) for place, one in enumerate(self.drawn) if one and one.erasure),
             mixes=mixes,
         )

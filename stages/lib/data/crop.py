@@ -1,9 +1,11 @@
-"""Crops and flips of PIL images, pixel for pixel what torchvision and timm make of the same draws.
+"""Where a view looks: crops and flips as numbers, pixel for pixel what torchvision and timm make of the same draws.
 
-A box is (left, top, width, height) in pixels. Resampling is PIL's: antialiased, bicubic unless told otherwise.
+Resampling is Pillow's: antialiased, bicubic unless told otherwise. `framed` is the definition; stages/lib/data/photo.py gives the
+same pixels from a JPEG several times faster.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,10 +15,56 @@ TRIES = 10
 PADDING = 4
 """Black pixels added on each side before a padded crop (DeiT for images of at most 32 px)."""
 
+Box = tuple[int, int, int, int]
+"""(left, top, width, height) in pixels."""
+
+
+class Frame(NamedTuple):
+    """A box of the image, resized to `target` (width, height), of which `window` is shown; black beyond the target's edges."""
+
+    box: Box
+    target: tuple[int, int]
+    window: Box
+    mirrored: bool = False
+    """Left to right, after all else."""
+    resample: Image.Resampling = BICUBIC
+
+
+def framed(img: Image.Image, frame: Frame) -> Image.Image:
+    """RGB image -> what the frame shows of it."""
+    left, top, width, height = frame.box
+    if frame.box != (0, 0, *img.size):
+        # Not resize(box=...): that samples pixels outside the box, and the recipes' resize cannot see them.
+        img = img.crop((left, top, left + width, top + height))
+    img = img.resize(frame.target, frame.resample)
+    left, top, width, height = frame.window
+    if frame.window != (0, 0, *img.size):
+        img = img.crop((left, top, left + width, top + height))
+    return img.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if frame.mirrored else img
+
+
+def planes(img: Image.Image) -> np.ndarray:
+    """RGB image -> u8[3, H, W], contiguous, not sharing memory."""
+    return np.asarray(img).transpose(2, 0, 1).copy()  # always: of one pixel, a contiguous view would be enough
+
+
+def random_resized(
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    size: int,
+    hflip: float,
+    rng: np.random.Generator,
+) -> Frame:
+    """A random box of a width x height image as size x size pixels, mirrored with probability `hflip`."""
+    box = random_resized_box(width, height, scale, ratio, rng)
+    return Frame(box, (size, size), (0, 0, size, size), bool(rng.random() < hflip))
+
 
 def random_resized_box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
+) -> Box:
     """A box inside a width x height image: area `scale` (share, uniform), aspect width / height `ratio` (log-uniform).
 
     If ten boxes don't fit, the largest centred one with an aspect within `ratio` (Szegedy et al. 2014, arXiv 1409.4842,
@@ -37,50 +85,29 @@ def random_resized_box(
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def resized_crop(
-    img: Image.Image, box: tuple[int, int, int, int], size: int, resample: Image.Resampling = BICUBIC
-) -> Image.Image:
-    """The box of the image, scaled to size x size."""
-    left, top, width, height = box
-    # Not resize(box=...): that samples pixels outside the box, and the recipes' resize cannot see them.
-    return img.crop((left, top, left + width, top + height)).resize((size, size), resample)
-
-
-def padded_crop(img: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
-    """size x size pixels of the image in a black frame of 4.
+def padded(width: int, height: int, size: int, hflip: float, rng: np.random.Generator) -> Frame:
+    """size x size pixels of the image in a black frame of 4, mirrored with probability `hflip`.
 
     An image of another size has its shorter side resized to `size` first, so one that is not square moves further along
     its longer side.
     """
-    if min(img.size) != size:
-        img = _shorter_side(img, size, BICUBIC)
-    width, height = img.size
-    top = int(rng.integers(height + 2 * PADDING - size + 1)) - PADDING
-    left = int(rng.integers(width + 2 * PADDING - size + 1)) - PADDING
-    return img.crop((left, top, left + size, top + size))  # black beyond the edges
+    target = _shorter_side(width, height, size) if min(width, height) != size else (width, height)
+    top = int(rng.integers(target[1] + 2 * PADDING - size + 1)) - PADDING
+    left = int(rng.integers(target[0] + 2 * PADDING - size + 1)) - PADDING
+    return Frame((0, 0, width, height), target, (left, top, size, size), bool(rng.random() < hflip))
 
 
-def hflip(img: Image.Image, probability: float, rng: np.random.Generator) -> Image.Image:
-    """The image, mirrored left to right with `probability`."""
-    return img.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < probability else img
-
-
-def evaluation_crop(img: Image.Image, size: int, crop_pct: float, resample: Image.Resampling = BICUBIC) -> Image.Image:
+def evaluation(width: int, height: int, size: int, crop_pct: float, resample: Image.Resampling = BICUBIC) -> Frame:
     """The centre size x size after resizing the shorter side to floor(size / crop_pct), 0 < crop_pct <= 1.
 
     What timm's evaluation transform makes of a model whose config.json says this crop_pct (crop_mode center).
     """
-    img = _shorter_side(img, math.floor(size / crop_pct), resample)
-    left, top = (round((side - size) / 2) for side in img.size)  # halves go to the even pixel, as in torchvision
-    return img.crop((left, top, left + size, top + size))
+    target = _shorter_side(width, height, math.floor(size / crop_pct))
+    left, top = (round((side - size) / 2) for side in target)  # halves go to the even pixel, as in torchvision
+    return Frame((0, 0, width, height), target, (left, top, size, size), resample=resample)
 
 
-def _shorter_side(img: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    """The image with its shorter side resized to `size`; the longer one is rounded down."""
-    long = int(size * max(img.size) / min(img.size))
-    return img.resize((size, long) if img.width <= img.height else (long, size), resample)
-
-
-def planes(img: Image.Image) -> np.ndarray:
-    """RGB image -> u8[3, H, W], contiguous, not sharing memory."""
-    return np.ascontiguousarray(np.asarray(img).transpose(2, 0, 1))
+def _shorter_side(width: int, height: int, size: int) -> tuple[int, int]:
+    """(width, height) with the shorter side at `size`; the longer one is rounded down."""
+    long = int(size * max(width, height) / min(width, height))
+    return (size, long) if width <= height else (long, size)

@@ -1,31 +1,78 @@
 """Every image of a split exactly once, in index order: validation and evaluation."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image
 
+from stages.lib.data import photo
+from stages.lib.data.ahead import made, portions
 from stages.lib.data.batch import Batch
-from stages.lib.data.decode import decode
+from stages.lib.data.crop import Frame
 from stages.lib.data.index import Index
+from stages.lib.data.recycled import Recycled
 from stages.lib.data.shards import ShardReader
+
+_pixels = Recycled()
+PREFETCH = 2  # batches ready while one is in use
 
 
 def each_once(
-    index: Index, reader: ShardReader, view: Callable[[Image.Image], np.ndarray], batch_size: int, workers: int
+    index: Index, reader: ShardReader, frame: Callable[[int, int], Frame], batch_size: int, workers: int
 ) -> Iterator[Batch]:
-    """Batches of at most `batch_size` images; positions are rows of the index. view: RGB image -> u8[3, H, W]."""
+    """Batches of at most `batch_size` images; positions are rows of the index. frame: (width, height) -> what is shown."""
+    source = _Source(index, reader, frame, np.arange(len(index)))
+    starts = range(0, len(index), batch_size)
+    return made(
+        (_Task(source, range(start, min(start + batch_size, len(index)))) for start in starts), workers, PREFETCH
+    )
 
-    def pixels(row: int) -> np.ndarray:
-        return view(decode(reader.read(row), int(index.orientation[row])))
 
-    order = np.arange(len(index))
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for start in range(0, len(index), batch_size):
-            reader.expect(order, start)
-            rows = range(start, min(start + batch_size, len(index)))
-            images = np.stack(list(pool.map(pixels, rows) if workers else map(pixels, rows)))
-            labels = index.labels[rows.start : rows.stop].astype(np.int64)
-            yield Batch(torch.from_numpy(images), torch.from_numpy(labels), torch.arange(rows.start, rows.stop))
+@dataclass(frozen=True)
+class _Source:
+    """What all batches share."""
+
+    index: Index
+    reader: ShardReader
+    frame: Callable[[int, int], Frame]
+    order: np.ndarray
+
+    def frame_of(self, row: int) -> Frame:
+        """Where to look in one image."""
+        return self.frame(int(self.index.width[row]), int(self.index.height[row]))
+
+
+class _Task:
+    """One batch in the making."""
+
+    def __init__(self, source: _Source, rows: range) -> None:
+        self.source, self.rows = source, rows
+
+    def announce(self) -> None:
+        """The system may begin to read."""
+        self.source.reader.announce(self.source.order[self.rows.start : self.rows.stop])
+
+    def expect(self) -> None:
+        """Tell the reader how far the split has come."""
+        self.source.reader.expect(self.source.order, self.rows.start)
+
+    def jobs(self) -> list[Callable[[], None]]:
+        """A few images each."""
+        width, height = self.source.frame_of(self.rows.start).window[2:]
+        self.images = torch.from_numpy(_pixels.take((len(self.rows), 3, height, width), np.uint8))
+        self.pixels = self.images.numpy()
+        return [partial(self.fill, rows) for rows in portions(self.rows)]
+
+    def fill(self, rows: Sequence[int]) -> None:
+        """Some rows."""
+        index, reader = self.source.index, self.source.reader
+        for row in rows:
+            size, place = (int(index.width[row]), int(index.height[row])), self.pixels[row - self.rows.start]
+            photo.show(reader.read(row), int(index.orientation[row]), size, [self.source.frame_of(row)], [place])
+
+    def batch(self) -> Batch:
+        """When all is filled."""
+        labels = torch.from_numpy(self.source.index.labels[self.rows.start : self.rows.stop].astype(np.int64))
+        return Batch(self.images, labels, torch.arange(self.rows.start, self.rows.stop))

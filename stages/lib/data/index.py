@@ -6,7 +6,10 @@ Metadata: classes (JSON list, index = label) and shards (JSON {tar: {sha256, byt
 changed shard is a changed index.
 """
 
+import contextlib
+import functools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +19,26 @@ import pyarrow.parquet as pq
 
 from stages.lib.core.outcome import Refusal
 
-COLUMNS = ["key", "split", "label", "shard", "offset", "size", "orientation"]
+COLUMNS: dict[str, np.dtype] = {
+    "split": np.dtype(np.int8), "label": np.dtype(np.int32), "shard": np.dtype(np.int32), "offset": np.dtype(np.int64),
+    "size": np.dtype(np.int32), "width": np.dtype(np.int32), "height": np.dtype(np.int32), "orientation": np.dtype(np.int8),
+}  # fmt: skip
+ROWS_AT_A_TIME = 1 << 16
 ORDER = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Index:
-    """The images of one split, in shard order."""
+    """The images of one split, in shard order; 29 bytes an image, and its key once somebody asks for keys."""
 
+    path: Path
     set_name: str
     split: str
+    first: int
+    """Row of the file where the split begins."""
     classes: tuple[str, ...]
-    keys: list[str]
     labels: np.ndarray
-    """i64[N]."""
+    """i32[N]."""
     shard_of: np.ndarray
     """i32[N], into `shards`; rises."""
     shards: tuple[str, ...]
@@ -41,62 +50,106 @@ class Index:
     offset: np.ndarray
     """i64[N], bytes."""
     size: np.ndarray
-    """i64[N], bytes."""
+    """i32[N], bytes."""
+    width: np.ndarray
+    """i32[N], pixels, upright: with the orientation applied."""
+    height: np.ndarray
+    """i32[N], likewise."""
     orientation: np.ndarray
     """i8[N], EXIF orientation to apply, 1..8."""
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.labels)
+
+    @functools.cached_property
+    def keys(self) -> list[str]:
+        """Of every image, read when first asked for: training needs none, and a million take 100 MB."""
+        with pq.ParquetFile(self.path) as file:
+            found: list[str] = file.read(columns=["key"])["key"].slice(self.first, len(self)).to_pylist()
+        return found
 
 
 def read_index(path: Path, split: str) -> Index:
     """One split of an index file. Raises Refusal where there is no such file or split, naming what exists."""
     _must_exist(path)
-    table = _read(path, COLUMNS)
-    there = _in_order(table["split"].unique().to_pylist())
+    columns, words, metadata = _read(path, COLUMNS)
+    there = _in_order(words["split"])
     if split not in there:
         raise Refusal(
             f"{path} has no split {split!r}, only {', '.join(there) or 'nothing'}. "
             "Choose one of those, or add images to the source."
         )
-    rows = table["split"].to_pylist()
-    table = table.slice(rows.index(split), rows.count(split))
-    assert set(table["split"].to_pylist()) == {split}, f"{path}: rows of a split do not stand together"
-    names = table["shard"].to_pylist()
-    shards = tuple(dict.fromkeys(names))
-    number = {name: place for place, name in enumerate(shards)}
-    facts = json.loads(table.schema.metadata[b"shards"])
+    rows = np.flatnonzero(columns.pop("split") == words["split"].index(split))
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    assert len(rows) == last - first, f"{path}: rows of a split do not stand together"
+    mine = {name: column[first:last].copy() for name, column in columns.items()}  # lets go of the other splits
+    used, shard_of = np.unique(mine["shard"], return_inverse=True)  # shards rise in the file, so these do
+    shards = tuple(words["shard"][code] for code in used)
+    facts = json.loads(metadata[b"shards"])
+    lying = mine["orientation"] > 4  # turned by a quarter
     return Index(
+        path=path,
         set_name=path.stem,
         split=split,
-        classes=tuple(json.loads(table.schema.metadata[b"classes"])),
-        keys=table["key"].to_pylist(),
-        labels=_numbers(table, "label").astype(np.int64),
-        shard_of=np.array([number[name] for name in names], np.int32),
+        first=first,
+        classes=tuple(json.loads(metadata[b"classes"])),
+        labels=mine["label"],
+        shard_of=shard_of.astype(np.int32),
         shards=shards,
         shard_sha256=tuple(facts[name]["sha256"] for name in shards),
         shard_bytes=tuple(facts[name]["bytes"] for name in shards),
-        offset=_numbers(table, "offset"),
-        size=_numbers(table, "size"),
-        orientation=_numbers(table, "orientation"),
+        offset=mine["offset"],
+        size=mine["size"],
+        width=np.where(lying, mine["height"], mine["width"]),
+        height=np.where(lying, mine["width"], mine["height"]),
+        orientation=mine["orientation"],
     )
 
 
 def splits(path: Path) -> tuple[str, ...]:
     """The splits an index file has, in the order train, val, test. Raises Refusal where there is no such file."""
     _must_exist(path)
-    return _in_order(_read(path, ["split"])["split"].unique().to_pylist())
+    return _in_order(_read(path, {"split": np.dtype(np.int8)})[1]["split"])
 
 
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    """Columns of the file. pq.read_table, filter and to_numpy each import pandas: half a second for every stage that trains."""
-    with pq.ParquetFile(path) as file:
-        return file.read(columns=columns)
+def _read(
+    path: Path, wanted: dict[str, np.dtype]
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]], dict[bytes, bytes]]:
+    """(columns, the words that codes of `split` and `shard` stand for, metadata), a part of the file at a time.
+
+    pq.read_table, filter and to_numpy would import pandas: half a second for every stage that trains.
+    """
+    words: dict[str, list[str]] = {"split": [], "shard": []}
+    with _returned_memory(), pq.ParquetFile(path, read_dictionary=list(words)) as file:
+        columns = {name: np.empty(file.metadata.num_rows, kind) for name, kind in wanted.items()}
+        done = 0
+        for batch in file.iter_batches(ROWS_AT_A_TIME, columns=list(wanted)):
+            for name in wanted:
+                found = batch.column(name)
+                values = np.from_dlpack(found.indices if name in words else found)
+                if name in words:
+                    values = _known(words[name], found.dictionary.to_pylist())[values]
+                columns[name][done : done + len(batch)] = values
+            done += len(batch)
+        metadata = file.schema_arrow.metadata
+    return columns, words, metadata
 
 
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    """A column of numbers, as an array of its own."""
-    return np.array(np.from_dlpack(table[name].combine_chunks()))
+@contextlib.contextmanager
+def _returned_memory() -> Iterator[None]:
+    """Arrow's own allocator would keep what reading took, about as much as the columns, for as long as training runs."""
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
+
+
+def _known(words: list[str], some: list[str]) -> np.ndarray:
+    """i32[len(some)]: their places among `words`, which gains those it lacks."""
+    words += [word for word in some if word not in words]
+    return np.array([words.index(word) for word in some], np.int32)
 
 
 def _in_order(found: list[str]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def repeated(order: np.ndarray, repeats: int) -> np.ndarray:
 
     So an epoch sees the first 1/repeats of the order, as in DeiT.
     """
-    return order[np.arange(len(order)) // repeats]
+    return order if repeats == 1 else order[np.arange(len(order)) // repeats]
 
 
 def grouped(batch_size: int, mix_group: int, repeats: int) -> np.ndarray:

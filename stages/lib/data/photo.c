@@ -32,7 +32,7 @@ typedef struct {
 #define SIDE 65500       /* most pixels of a side, libjpeg's own limit */
 #define ROOM (1ull << 30) /* most bytes of scratch */
 #define PAD 64           /* bytes; vectors run over the ends of columns and rows */
-#define FAST 11          /* bits of a symbol's look-up */
+#define FAST 10          /* bits of a symbol's look-up */
 #define TAIL 2048        /* zero bytes behind the code: more than one MCU can take, so ends are checked once an MCU */
 
 typedef int32_t v8i __attribute__((vector_size(32)));
@@ -46,6 +46,7 @@ typedef uint8_t v16b __attribute__((vector_size(16)));
 /* A symbol: bits 0-5 length with its extra bits, 8-11 number of extra bits, 16-22 coefficients it advances, 24-28 length of
    the code alone. */
 #define LONG (1u << 31) /* the code is longer than FAST bits */
+#define OVER 100u /* what an end of block advances: more than a run can, so that the two are told apart */
 #define BAD (1u << 30)  /* no such code, or one that no 8-bit image has */
 
 typedef struct {
@@ -59,9 +60,9 @@ typedef struct {
 static uint32_t entry(int value, int length, int is_dc) {
     int run = value >> 4, size = value & 15;
     if (is_dc) return size > 11 || run ? BAD | 1 : (uint32_t)(length + size) | (uint32_t)size << 8 | (uint32_t)length << 24;
-    if (size > 10) return BAD | 1 | 64u << 16;
-    uint32_t advance = size || run == 15 ? (uint32_t)run + 1 : 64; /* 64: end of block */
-    if (!size && run && run != 15) return BAD | 1 | 64u << 16;     /* a progressive image's end of band */
+    if (size > 10) return BAD | 1 | OVER << 16;
+    uint32_t advance = size || run == 15 ? (uint32_t)run + 1 : OVER;
+    if (!size && run && run != 15) return BAD | 1 | OVER << 16;     /* a progressive image's end of band */
     return (uint32_t)(length + size) | (uint32_t)size << 8 | advance << 16 | (uint32_t)length << 24;
 }
 
@@ -89,7 +90,7 @@ static __attribute__((noinline)) uint32_t long_code(const Huffman *t, uint64_t b
     int32_t code = (int32_t)(bits >> 48);
     for (int length = FAST + 1; length <= 16; length++)
         if (code < t->last[length]) return t->symbol[t->base[length] + (code >> (16 - length))];
-    return BAD | 1 | 64u << 16;
+    return BAD | 1 | OVER << 16;
 }
 
 /* ---- Header -------------------------------------------------------------------------------------------------------------- */
@@ -112,11 +113,10 @@ typedef struct {
     const uint8_t *scan, *end;
 } Jpeg;
 
-static const uint8_t natural[64 + 64] = { /* place in the block of the k-th coefficient; beyond: a place nobody reads */
+static const uint8_t natural[64 + OVER] = { /* place in the block of the k-th coefficient; beyond (below): one nobody reads */
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
     35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
-    64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64,
-    64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64,
+    [64 ... 64 + OVER - 1] = 64,
 };
 
 static int u16(const uint8_t *p) { return p[0] << 8 | p[1]; }
@@ -223,7 +223,7 @@ static int header(Jpeg *j, const uint8_t *data, size_t bytes) {
 /* ---- The coded data ------------------------------------------------------------------------------------------------------ */
 
 /* Copies the scan without its stuffed zeros; starts[i] is where the i-th restart interval begins, starts[n] where all ends.
-   0 where intervals are missing or out of order, or no end of image follows. */
+   0 where intervals are missing or out of order, fill bytes lie in between, or no end of image follows. */
 static int unstuff(const Jpeg *j, uint8_t *to, uint32_t *starts, uint32_t intervals) {
     const uint8_t *p = j->scan;
     uint8_t *at = to;
@@ -237,7 +237,6 @@ static int unstuff(const Jpeg *j, uint8_t *to, uint32_t *starts, uint32_t interv
         int next = ff[1];
         p = ff + 2;
         if (next == 0) { *at++ = 0xFF; continue; }
-        if (next == 0xFF) { p = ff + 1; continue; }
         if (next == 0xD9) break;
         if (next < 0xD0 || next > 0xD7 || !j->interval || next - 0xD0 != (int)(found & 7) || ++found >= intervals) return 0;
         starts[found] = (uint32_t)(at - to);
@@ -290,8 +289,8 @@ static inline int32_t dc_step(Bits *b, const Huffman *dc, uint32_t *bad) {
     return value;
 }
 
-/* Reads a block's AC coefficients into coef i16[65], zeros before. Returns the place after the last: above 64 behind an end of
-   block. A coefficient beyond the block lands in coef[64]. */
+/* Reads a block's AC coefficients into coef i16[65], zeros before. Returns the place of the last, OVER more behind an end of block.
+   A coefficient beyond the block lands in coef[64]. */
 static inline int ac_read(Bits *b, const Huffman *ac, int16_t *coef, uint32_t *bad) {
     int k = 0;
     do {
@@ -422,7 +421,7 @@ static inline void block(Decoder *d, Bits *b, int c, int bx, int by) {
     uint8_t *to = part->plane + (int64_t)(bx - part->bx0) * 8 * part->stride + (by - part->by0) * 8;
     if (dc < -32768 || dc > 32767) d->bad |= BAD;
     int k = ac_read(b, ac, d->coef, &d->bad);
-    if (k == 64) { /* the end of the block came first */
+    if (k == OVER) { /* the end of the block came first */
         int32_t value = dc * quant[0];
         if (value < -8192 || value > 8191) d->bad |= BAD;
         flat(value, to, part->stride);
@@ -459,14 +458,14 @@ static int decode(Jpeg *j, const uint8_t *code, const uint32_t *starts, uint32_t
         if (last > rows * across) last = rows * across;
         if (!wanted(j, first, last - 1, across)) continue;
         Bits b = {0, 0, code + starts[i]};
-        const uint8_t *end = code + starts[i + 1] + 8; /* refill reads at most 8 bytes ahead */
+        int64_t end = 8ll * starts[i + 1];
         memset(d.last_dc, 0, sizeof d.last_dc);
         int mx = (int)(first % across), my = (int)(first / across);
         for (int64_t m = first; m < last; m++) {
             for (int c = 0; c < j->parts; c++)
                 for (int v = 0; v < j->part[c].v; v++)
                     for (int h = 0; h < j->part[c].h; h++) block(&d, &b, c, mx * j->part[c].h + h, my * j->part[c].v + v);
-            if (b.at > end) return 0; /* the code ends before the picture */
+            if (8 * (b.at - code) - (int64_t)b.have > end) return 0; /* the code ends before the picture */
             if (++mx == across) mx = 0, my++;
         }
         if (d.bad & BAD) return 0;
@@ -686,7 +685,7 @@ static void *take(Arena *a, uint64_t bytes) {
     bytes = (bytes + 63) & ~63ull;
     void *got = a->at;
     a->used += bytes;
-    if (a->used > (uint64_t)(a->end - a->at) && a->at + bytes > a->end) return NULL;
+    if (bytes > (uint64_t)(a->end - a->at)) return NULL;
     a->at += bytes;
     return got;
 }
@@ -800,14 +799,16 @@ static Axis axis_in(Arena *a, int from, int to, int n, int filter) {
     return axis;
 }
 
-/* Views of a JPEG: u8[3, h, w] each. scratch: `room` bytes, at least 64-byte aligned; needed: how many it takes.
+/* Views of a JPEG of width x height pixels (another is NOT_MINE): u8[3, h, w] each. scratch: `room` bytes, at least 64-byte aligned; needed: how many it takes.
    DONE, NOT_MINE (ask Pillow), or MORE_ROOM (call again with `needed` bytes). */
-int photo_views(const uint8_t *data, int64_t bytes, const View *views, int32_t n, uint8_t *scratch, int64_t room, int64_t *needed) {
+int photo_views(const uint8_t *data, int64_t bytes, int32_t width, int32_t height, const View *views, int32_t n, uint8_t *scratch,
+                int64_t room, int64_t *needed) {
     Arena a = {scratch, scratch + room, 0};
     Jpeg *j = take(&a, sizeof *j);
     *needed = sizeof *j + 4096;
     if (!j) return MORE_ROOM;
     if (n < 1 || n > VIEWS || bytes < 0 || !header(j, data, (size_t)bytes)) return NOT_MINE;
+    if (j->width != width || j->height != height) return NOT_MINE;
     for (int i = 0; i < n; i++)
         if (!fits(&views[i], j->width, j->height)) return NOT_MINE;
     Picture picture = {.region = region_of(views, n)};
@@ -867,14 +868,5 @@ int photo_views(const uint8_t *data, int64_t bytes, const View *views, int32_t n
             for (int y = 0; y < v->h; y++)
                 memcpy(v->out + c * v->out_plane + y * v->out_row, v->out + y * v->out_row, (size_t)v->w);
     }
-    return DONE;
-}
-
-/* size i32[2]: width and height of a JPEG that photo_views reads. DONE, NOT_MINE or MORE_ROOM. */
-int photo_size(const uint8_t *data, int64_t bytes, uint8_t *scratch, int64_t room, int32_t *size) {
-    if (room < (int64_t)sizeof(Jpeg)) return MORE_ROOM;
-    Jpeg *j = (Jpeg *)scratch;
-    if (bytes < 0 || !header(j, data, (size_t)bytes)) return NOT_MINE;
-    size[0] = j->width, size[1] = j->height;
     return DONE;
 }

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from stages.lib.core.outcome import Refusal
-from stages.lib.data.crop import evaluation_crop, planes
+from stages.lib.data.crop import Frame, evaluation, framed, planes
 from stages.lib.data.normalise import IMAGENET_MEAN, IMAGENET_STD, Channels, standardise
 
 RESAMPLING = {mode.name.lower(): mode for mode in Image.Resampling}
@@ -29,9 +29,13 @@ class Preparation:
     """Of red, green and blue in 0..1."""
     std: Channels = IMAGENET_STD
 
+    def frame(self, width: int, height: int) -> Frame:
+        """Where it looks in an image of that size."""
+        return evaluation(width, height, self.size, self.crop_pct, RESAMPLING[self.interpolation])
+
     def view(self, image: Image.Image) -> np.ndarray:
         """RGB image -> u8[3, size, size]."""
-        return planes(evaluation_crop(image, self.size, self.crop_pct, RESAMPLING[self.interpolation]))
+        return planes(framed(image, self.frame(*image.size)))
 
     def normalise(self, images: Tensor) -> Tensor:
         """u8[B, 3, H, W] -> f32[B, 3, H, W]."""

@@ -4,6 +4,7 @@ An epoch is made of rows of the index and never of what a bucket happens to hold
 an error, not a shorter epoch; and each shard is compared with its sha256 in the index, so the pixels are those of local files.
 """
 
+import functools
 import logging
 import os
 import threading
@@ -66,7 +67,9 @@ class Streamed:
     def open(self, name: str) -> int:
         """A descriptor of the shard, fetched first where it has to be. Raises Refusal, also where it is at neither place."""
         try:
-            return self.place.cache.open(self.wanted[name])
+            descriptor = self.place.cache.open(self.wanted[name])
+            assert descriptor is not None
+            return descriptor
         except Refusal as refusal:
             raise Refusal(
                 f"The shard {self.place.folder / name} is not here, and shard.published_uri does not help: {refusal}"
@@ -131,6 +134,7 @@ class _Ahead:
     def __init__(self, cache: ShardCache) -> None:
         self.cache = cache
         self._queue: deque[Wanted] = deque()
+        self._soon: frozenset[Wanted] = frozenset()
         self._lock = threading.Lock()
         self._threads = 0
 
@@ -138,7 +142,7 @@ class _Ahead:
         """These, in this order, instead of what is still queued."""
         absent = [wanted for wanted in shards if not self.cache.keep(wanted)]
         with self._lock:
-            self._queue = deque(absent)
+            self._queue, self._soon = deque(absent), frozenset(shards)
             while self._threads < min(FETCHERS, len(absent)):
                 self._threads += 1
                 threading.Thread(target=self._work, daemon=True, name="shards-ahead").start()
@@ -146,11 +150,17 @@ class _Ahead:
     def _work(self) -> None:
         while wanted := self._taken():
             try:
-                os.close(self.cache.open(wanted))
+                # A thread that slept since it took the shard must not bring what is read by now, in place of what is not.
+                descriptor = self.cache.open(wanted, functools.partial(self._is_soon, wanted))
+                if descriptor is not None:
+                    os.close(descriptor)
             except Exception as error:  # who needs the shard tries again, and says what is wrong
                 log.info("%s could not be fetched ahead: %s", wanted.uri, error)
                 with self._lock:
                     self._queue.clear()
+
+    def _is_soon(self, wanted: Wanted) -> bool:
+        return wanted in self._soon
 
     def _taken(self) -> Wanted | None:
         with self._lock:

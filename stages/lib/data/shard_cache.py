@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -45,15 +45,16 @@ class ShardCache:
     def keep(self, wanted: Wanted) -> bool:
         """Whether the shard is there now; it then is the last to be dropped."""
         try:
-            os.utime(self.folder / wanted.name)
+            _touch(self.folder / wanted.name)
         except FileNotFoundError:
             return False
         return True
 
-    def open(self, wanted: Wanted) -> int:
+    def open(self, wanted: Wanted, still: Callable[[], bool] = lambda: True) -> int | None:
         """A descriptor of the shard, fetched first where it is not there; the caller closes it. Raises Refusal or Unavailable.
 
-        What is read from it stays right when the shard is dropped from the cache meanwhile.
+        What is read from it stays right when the shard is dropped from the cache meanwhile. still: asked before each attempt to
+        fetch; None is returned when it says no.
         """
         if wanted.bytes > self.limit:
             raise Refusal(
@@ -63,8 +64,10 @@ class ShardCache:
         while True:
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(self.folder / wanted.name, os.O_RDONLY)
-                os.utime(descriptor)  # the last to be dropped
+                _touch(descriptor)  # the last to be dropped
                 return descriptor
+            if not still():
+                return None
             if part := self._begun(wanted):
                 with part:
                     return self._fetched(wanted, part)
@@ -125,6 +128,12 @@ class ShardCache:
 def here(limit_gb: float) -> ShardCache:
     """The cache of this run root. limit_gb: 10^9 bytes."""
     return ShardCache(files.root() / "shard-cache", int(limit_gb * 1e9))
+
+
+def _touch(file: Path | int) -> None:
+    """Used now, to the nanosecond: the system's own stamp ticks every few milliseconds, and among equals the wrong one would go."""
+    now = time.time_ns()
+    os.utime(file, ns=(now, now))
 
 
 def _bytes(path: Path) -> int:

@@ -24,21 +24,33 @@ class ShardReader:
         self.index = index
         self.folder = shards if isinstance(shards, Path) else shards.folder
         self.streamed = None if isinstance(shards, Path) else shards.stream(index)
-        self._open: OrderedDict[str, _Tar] = OrderedDict()
+        self._open: OrderedDict[int, _Tar] = OrderedDict()
         self._lock = threading.Lock()
+        self._few = len(index.shards) <= MOST_OPEN  # all stay open, and finding one takes no lock
 
     def read(self, i: int) -> bytes:
         """The image file at row `i` of the index. Raises Refusal where its shard is missing or too short."""
-        name = self.index.shards[self.index.shard_of[i]]
-        offset, size = int(self.index.offset[i]), int(self.index.size[i])
-        tar = self._tar(name)  # held while it is read: another thread's read may drop it from those kept open
+        index = self.index
+        offset, size = index.offset.item(i), index.size.item(i)
+        tar = self._tar(
+            index.shard_of.item(i)
+        )  # held while it is read: another thread's read may drop it from those kept open
         data = os.pread(tar.descriptor, size, offset)
         if len(data) < size:
             raise Refusal(
-                f"{self.folder / name} is cut off: {self.index.keys[i]} should have {size:,} bytes at offset {offset:,}, "
-                f"and {len(data):,} are there. {self._remedy()}"
+                f"{self.folder / index.shards[index.shard_of[i]]} is cut off: {index.keys[i]} should have {size:,} bytes at "
+                f"offset {offset:,}, and {len(data):,} are there. {self._remedy()}"
             )
         return data
+
+    def announce(self, rows: np.ndarray) -> None:
+        """These rows are read soon: the system begins to bring what is not in memory, so that a slow disk works ahead."""
+        index = self.index
+        for i in rows.tolist():
+            number = index.shard_of.item(i)
+            if not self._is_streamed(number):  # of those, whole shards are fetched ahead
+                descriptor = self._tar(number).descriptor
+                os.posix_fadvise(descriptor, index.offset.item(i), index.size.item(i), os.POSIX_FADV_WILLNEED)
 
     def expect(self, order: np.ndarray, position: int) -> None:
         """The images at order[position:] (rows of the index) are about to be read; shards from elsewhere are fetched ahead.
@@ -48,18 +60,23 @@ class ShardReader:
         if self.streamed:
             self.streamed.expect(order, position)
 
-    def _tar(self, name: str) -> "_Tar":
+    def _tar(self, number: int) -> "_Tar":
         """The open tar, among the last used; one that drops out is closed when the last thread has read from it."""
-        if self.streamed and name in self.streamed.wanted:
-            return _Tar(
-                self.streamed.open(name)
-            )  # not kept open: a shard dropped from the cache would go on taking room
+        if self._few and (tar := self._open.get(number)):
+            return tar
+        if self.streamed and self._is_streamed(
+            number
+        ):  # not kept open: a shard dropped from the cache would go on taking room
+            return _Tar(self.streamed.open(self.index.shards[number]))
         with self._lock:
-            tar = self._open.pop(name, None) or self._opened(name)
-            self._open[name] = tar
+            tar = self._open.pop(number, None) or self._opened(self.index.shards[number])
+            self._open[number] = tar
             if len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
             return tar
+
+    def _is_streamed(self, number: int) -> bool:
+        return self.streamed is not None and self.index.shards[number] in self.streamed.wanted
 
     def _opened(self, name: str) -> "_Tar":
         try:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from stages.lib.core import ranks
 from stages.lib.core.runs import Run
 from stages.lib.core.signals import Watch
 from stages.lib.data import mixing, order
-from stages.lib.data.augment import classifier_view
+from stages.lib.data.augment import augment, classifier_view
 from stages.lib.data.batches import Stream, batches
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index
@@ -67,6 +67,7 @@ def stream_of(views: Views, index: Index, reader: ShardReader, depth: int) -> St
         reader=reader,
         order=lambda epoch: _order(views, index, epoch),
         view=classifier_view(views),
+        augment=augment,
         size=views.image_size,
         batch_size=views.batch_size,
         seed=views.seed,
@@ -104,6 +105,7 @@ def train(
     views = cfg.views
     depth = len(blocks) if isinstance(blocks := getattr(network, "blocks", None), nn.Sequential) else 0  # 0: a convnet
     stream = stream_of(views, material.train, ShardReader(material.train, material.shards), depth)
+    stream = replace(stream, pinned=next(objective.parameters()).is_cuda)
     steps = stream.steps_per_epoch
     plan = planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps)
     trained = Trained(
@@ -127,6 +129,7 @@ def train(
         Journal(run, title, plan.steps, system.log_seconds),
         look,
         watch,
+        stream.meter,
     )
     if chosen := selected(trained, cfg.select):
         network.load_state_dict(chosen)
@@ -158,7 +161,7 @@ def validate(
     device = next(objective.parameters()).device
     objective.eval()
     loss, right = 0.0, 0
-    for batch in each_once(index, reader, preparation.view, 256, workers):
+    for batch in each_once(index, reader, preparation.frame, 256, workers):
         scores = logits(preparation.normalise(batch.images.to(device)))
         labels = batch.labels.to(device)
         loss += float(nn.functional.cross_entropy(scores.double(), labels, reduction="sum"))

@@ -65,17 +65,26 @@ class Journal:
         """u8[H, W, 3] for TensorBoard."""
         self.board.add_image(name, image, step, dataformats="HWC")
 
-    def progress(self, step: int, loss: float) -> None:
-        """Move the bar, or write a line with the time left every log_seconds."""
+    def progress(self, step: int, loss: float, rates: dict[str, float]) -> None:
+        """Move the bar, or write a line with the time left every log_seconds. rates: as `fit` measures them."""
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
-            self.bar.set_postfix(loss=f"{loss:.4f}")
+            self.bar.set_postfix(loss=f"{loss:.4f}", waiting=f"{rates['waiting_share']:.0%}")
             return
         now = time.monotonic()
         if now - self.spoke >= self.log_seconds or step == self.total:
             self.spoke = now
             left = (now - self.began) / max(1, step - self.first) * (self.total - step)
-            log.info("%s: step %d of %d, loss %.4f, %.0f s left", self.title, step, self.total, loss, left)
+            log.info(
+                "%s: step %d of %d, loss %.4f, %.0f s left, %s", self.title, step, self.total, loss, left, speed(rates)
+            )
+
+
+def speed(rates: dict[str, float]) -> str:
+    """How fast, and if it waits for data, why: what a loader thread spends on a view."""
+    said = f"{rates['images_per_second']:.0f} images/s, {rates['waiting_share']:.0%} of the time waiting for data"
+    costs = [f"{name} {rates[f'{name}_ms']:.2f}" for name in ("read", "decode", "augment") if f"{name}_ms" in rates]
+    return said + (f" (ms a view and thread: {', '.join(costs)})" if costs else "")
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -24,6 +24,7 @@ from stages.lib.training.journal import Journal
 from stages.lib.training.plan import Plan
 
 if TYPE_CHECKING:
+    from stages.lib.data.ahead import Meter
     from stages.lib.data.batch import Batch
 
 log = logging.getLogger(__name__)
@@ -107,10 +108,12 @@ def fit(
     journal: Journal,
     look: Callable[[int], Row],
     watch: Watch,
+    meter: Meter | None = None,
 ) -> list[Row]:
     """Train from the newest checkpoint to the end; returns one row of deterministic numbers an epoch.
 
     batches(first, last) yields the batches of those steps; look(step) validates and returns numbers for the epoch's row.
+    meter: of the threads that make batches, for the log.
     Raises Stopped after saving when asked to stop, Refusal when the loss is not finite.
     """
     device = next(trained.objective.parameters()).device
@@ -120,7 +123,7 @@ def fit(
         log.info("%s: continuing after step %d of %d", journal.title, trained.step, plan.steps)
     trained.objective.train()
     with journal.start(trained.step):
-        clock = _Clock(trained.step)
+        clock = _Clock(trained.step, meter)
         for batch in clock.waiting(batches(trained.step, plan.steps)):
             rate = plan.rate(trained.step)
             trained.add(_step(trained, batch.to(device), rate, plan.clip_norm))
@@ -129,8 +132,9 @@ def fit(
             within += 1
             if trained.step % plan.log_steps == 0 or within == plan.steps_per_epoch:
                 means = trained.means(within)
-                journal.row(trained.step, {**means, "lr": rate, **clock.rates(trained.step, len(batch.images))})
-                journal.progress(trained.step, means["loss"])
+                rates = clock.rates(trained.step, len(batch.images))
+                journal.row(trained.step, {**means, "lr": rate, **rates})
+                journal.progress(trained.step, means["loss"], rates)
             if within == plan.steps_per_epoch:
                 row = {"epoch": epoch, **trained.means(within), "lr": rate}
                 trained.sums = {}
@@ -165,10 +169,10 @@ def _step(trained: Trained, batch: Batch, rate: float, clip_norm: float) -> dict
 
 
 class _Clock:
-    """Images a second, and the share of time spent waiting for them, since the last row."""
+    """Images a second, the share of time spent waiting for them, and what a loader thread spends on one, since the last row."""
 
-    def __init__(self, step: int) -> None:
-        self.since, self.step, self.waited = time.monotonic(), step, 0.0
+    def __init__(self, step: int, meter: Meter | None) -> None:
+        self.since, self.step, self.waited, self.meter = time.monotonic(), step, 0.0, meter
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, with the time until each noted."""
@@ -186,4 +190,4 @@ class _Clock:
         spent = max(now - self.since, 1e-9)
         row = {"images_per_second": (step - self.step) * batch_size / spent, "waiting_share": self.waited / spent}
         self.since, self.step, self.waited = now, step, 0.0
-        return row
+        return row | (self.meter.milliseconds() if self.meter else {})

@@ -61,7 +61,7 @@ def examine(path: Path, index: Index, shards: "Path | Published", batch_size: in
     device = device_of(system)
     network.to(device)
     tally, rows = Tally(len(index.classes)), []
-    for batch in each_once(index, ShardReader(index, shards), preparation.view, batch_size, system.workers):
+    for batch in each_once(index, ShardReader(index, shards), preparation.frame, batch_size, system.workers):
         tally.add(*heads(network, preparation.normalise(batch.images.to(device))), batch.labels)
         rows.append(batch.positions.numpy())
     assert np.array_equal(np.concatenate(rows), np.arange(len(index))), "an image was left out or came twice"
