@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,13 @@ def test_copy__a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
         pytest.skip("no compiler, or a processor without SHA instructions")
     with open("/dev/full", "wb") as file, pytest.raises(OSError, match="No space left"):
         shard_copy.Copier(raw.Place(str(tmp_path)), fabricated(tmp_path), file.fileno()).copy()
+
+
+def test_job__reaches_another_process_as_it_is(tmp_path: Path) -> None:
+    job = job_of(tmp_path, fabricated(tmp_path))
+    again = pickle.loads(pickle.dumps(job))
+    assert again == job and isinstance(again.rows[0], Row)
+    assert pickle.loads(pickle.dumps(job_of(tmp_path, []))).rows == []
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

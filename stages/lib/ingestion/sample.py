@@ -21,7 +21,7 @@ BLOCK, RECORD = 512, 10240  # bytes; tar pads members to blocks and itself to re
 
 def size(row: Row) -> int:
     """Bytes of the whole sample in the tar."""
-    return image_at(row) + padded(row.stored_bytes) + len(behind(row))
+    return sum(map(len, around(row, row.stored_bytes))) + padded(row.stored_bytes)
 
 
 def image_at(row: Row) -> int:
@@ -49,7 +49,8 @@ def as_it_is(row: Row, original: bytes) -> bytes:
 
 def assembled(row: Row, data: bytes, anew: Anew | None = None) -> bytes:
     """The whole sample around the bytes that are stored."""
-    return b"".join((before(row, len(data), anew), data, ZEROS[: -len(data) % BLOCK], behind(row, anew)))
+    front, back = around(row, len(data), anew)
+    return b"".join((front, data, ZEROS[: -len(data) % BLOCK], back))
 
 
 def end(written: int) -> int:
@@ -64,20 +65,25 @@ def padded(size: int) -> int:
 
 def before(row: Row, size: int, anew: Anew | None = None) -> bytes:
     """What stands before an image of `size` bytes."""
-    name = f"{row.key}.{'jpg' if anew else ENDINGS.get(row.format, 'png')}".encode()
-    return _header(name, sum(name), size)
+    return around(row, size, anew)[0]
 
 
-def behind(row: Row, anew: Anew | None = None) -> bytes:
-    """What stands behind an image and its padding: the label and the description."""
-    key, label, described = row.key.encode(), b"%d" % row.label, description(row, anew)
-    letters = sum(key)
-    return b"".join(
-        (
-            _header(key + b".cls", letters + _CLS, len(label)), label, ZEROS[: -len(label) % BLOCK],
-            _header(key + b".json", letters + _JSON, len(described)), described, ZEROS[: -len(described) % BLOCK],
-        )
+def around(row: Row, size: int, anew: Anew | None = None) -> tuple[bytes, bytes]:
+    """(what stands before an image, what stands behind it and its padding: its label and its description)."""
+    key, described = row.key.encode(), description(row, anew)
+    dotted, letters = _ENDED["jpg" if anew else ENDINGS.get(row.format, "png")]
+    if len(key) > NAME - len(b".json") or size >= LARGEST:
+        return _around_slowly(row, key + dotted, size, described)
+    mine = sum(key)
+    digits, other = _octal(size)
+    front = _PATTERN % ((key + dotted).ljust(NAME, ZERO), digits, other + letters + mine)
+    label_digits, label, label_sum = _labelled(row.label)
+    digits, other = _octal(len(described))
+    back = _BEHIND % (
+        (key + b".cls").ljust(NAME, ZERO), label_digits, label_sum + mine, label,
+        (key + b".json").ljust(NAME, ZERO), digits, other + _JSON + mine, described, ZEROS[: -len(described) % BLOCK],
     )  # fmt: skip
+    return front, back
 
 
 _quoted = json.JSONEncoder(ensure_ascii=False).encode  # of a string: straight to json's C code, in quotation marks
@@ -104,31 +110,29 @@ def _tarfile_header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
 
 
+def _around_slowly(row: Row, name: bytes, size: int, described: bytes) -> tuple[bytes, bytes]:
+    """The same by tarfile, which takes 30 times as long, for what a plain header has no room for."""
+    label, back = b"%d" % row.label, b""
+    for ending, content in (("cls", label), ("json", described)):
+        back += _tarfile_header(f"{row.key}.{ending}", len(content)) + content + ZEROS[: -len(content) % BLOCK]
+    return _tarfile_header(name.decode(), size), back
+
+
 def _pattern() -> tuple[bytes, int]:
-    """(tarfile's header with places for name, size and sum, the sum of the other bytes)."""
+    """(tarfile's header with places for name, size and sum; the sum of its other bytes)."""
     header = _tarfile_header("", 0)
-    other = header[100:124] + header[136:148] + header[156:]
     assert b"%" not in header
-    return b"%b" + header[100:124] + b"%b\0" + header[136:148] + b"%06o\0 " + header[156:], sum(other) + 8 * ord(" ")
+    other = header[100:124] + header[135:148] + header[156:]
+    pattern = b"%b" + header[100:124] + b"%b" + header[135:148] + b"%06o\0 " + header[156:]
+    return pattern, sum(other) + 8 * ord(" ")
 
 
 NAME, LARGEST = 100, 8**11  # bytes of a name, and of a member, that a plain header has room for
+ZERO, ZEROS = bytes(1), bytes(BLOCK)
 _PATTERN, _SUM = _pattern()
-
-
-ZEROS = bytes(BLOCK)
-_CLS, _JSON = sum(b".cls"), sum(b".json")
-
-
-def _header(name: bytes, letters: int, size: int) -> bytes:
-    """What tarfile writes for the name and size: by its own pattern where they fit in, as tarfile takes 30 times as long.
-
-    letters: sum(name).
-    """
-    if len(name) > NAME or size >= LARGEST:
-        return _tarfile_header(name.decode(), size)
-    digits, their_sum = _octal(size)
-    return _PATTERN % (name.ljust(NAME, b"\0"), digits, letters + their_sum)
+_BEHIND = _PATTERN + b"%b" + _PATTERN + b"%b%b"
+_ENDED = {ending: (f".{ending}".encode(), sum(f".{ending}".encode())) for ending in ("png", *ENDINGS.values())}
+_JSON = sum(b".json")
 
 
 @functools.lru_cache(1 << 12)
@@ -136,3 +140,11 @@ def _octal(size: int) -> tuple[bytes, int]:
     """(a header's size, sum of all its bytes but the name's)."""
     digits = b"%011o" % size
     return digits, _SUM + sum(digits)
+
+
+@functools.lru_cache(1 << 15)
+def _labelled(label: int) -> tuple[bytes, bytes, int]:
+    """(size of a .cls member, the member, sum of its header's bytes but the key's)."""
+    text = b"%d" % label
+    digits, other = _octal(len(text))
+    return digits, text.ljust(BLOCK, ZERO), other + sum(b".cls")

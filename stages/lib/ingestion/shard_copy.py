@@ -91,7 +91,7 @@ class Copier:
         paths = bytearray()
         begun, largest = written, 0
         for row in rows:
-            front, back, size = sample.before(row, row.bytes), sample.behind(row), row.bytes
+            (front, back), size = sample.around(row, row.bytes), row.bytes
             before, behind = len(front), len(back)
             texts += (front, back)
             if row.offset < 0:
@@ -102,7 +102,8 @@ class Copier:
             offsets.append(written + before)
             whole = before + size + -size % sample.BLOCK + behind
             written += whole
-            largest = max(largest, whole)
+            if whole > largest:
+                largest = whole
         self._call(rows, texts, table, paths, max(min(BUFFER, written - begun), largest) + 1)
         return written
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from stages.lib.core import files
 from stages.lib.ingestion import payloads, raw, reencode, shard_copy, spool
@@ -34,6 +34,13 @@ class Job:
     """None: every image as it is."""
     measured: frozenset[str] = frozenset()
     """Keys of the images whose loss is measured."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: rows as columns, which pickle in a third of the time."""
+        return {**self.__dict__, "rows": list(zip(*self.rows, strict=True))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, rows=list(map(Row._make, zip(*state["rows"], strict=True))))
 
 
 @dataclass(frozen=True)
