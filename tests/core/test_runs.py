@@ -20,8 +20,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one declared stage."""
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages" / "a.py").write_text("x = 1\n")
+    (tmp_path / "stages" / "a.c").write_text("int x = 1;\n")
     (tmp_path / "dvc.yaml").write_text(
-        "stages:\n  a:\n    cmd: python -m stages.a\n    deps: [data/in, stages/a.py]\n    params: [a, versions.numpy]\n"
+        "stages:\n  a:\n    cmd: python -m stages.a\n    deps: [data/in, stages/a.c, stages/a.py]\n    params: [a, versions.numpy]\n"
         "  b:\n    foreach: [x]\n    do:\n      cmd: python -m stages.a\n      deps: [stages/a.py]\n"
     )
     (tmp_path / "params.yaml").write_text("versions: {numpy: 1.0, torch: 2.0}\n")
@@ -43,11 +44,13 @@ def test_identity__is_the_recipe_and_nothing_else(project: Path) -> None:
     assert name() == first, "comments, other packages, system and dvc.lock change nothing"
 
 
-@pytest.mark.parametrize("change", ["code", "version", "param", "input"])
+@pytest.mark.parametrize("change", ["code", "compiled", "version", "param", "input"])
 def test_identity__changes_with(project: Path, change: str) -> None:
     first = name()
     if change == "code":
         (project / "stages" / "a.py").write_text("x = 2\n")
+    if change == "compiled":
+        (project / "stages" / "a.c").write_text("int x = 2;\n")
     if change == "version":
         (project / "params.yaml").write_text("versions: {numpy: 1.1, torch: 2.0}\n")
     if change == "input":

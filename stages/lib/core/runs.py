@@ -23,13 +23,15 @@ from ruamel.yaml import YAML
 from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
 
+CODE = (".py", ".c")
+
 
 def declared(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> tuple[list[str], list[str]]:
     """(code files, package names under `versions`) that dvc.yaml declares for a stage; both are literal lists there."""
     spec = YAML(typ="safe").load(dvc_yaml)["stages"][stage]
     spec = spec.get("do", spec)
     packages = [name.removeprefix("versions.") for name in spec.get("params", []) if str(name).startswith("versions.")]
-    return sorted(dep for dep in spec["deps"] if dep.endswith(".py")), sorted(packages)
+    return sorted(dep for dep in spec["deps"] if dep.endswith(CODE)), sorted(packages)
 
 
 def identity(stage: str, params: Sequence[BaseModel], inputs: Sequence[Path]) -> tuple[str, dict[str, Any]]:

@@ -51,7 +51,9 @@ def erase(images: Tensor, erasures: Sequence[tuple[int, Erasure]]) -> Tensor:
     if not erasures:
         return images
     if images.device.type == "cpu" and images.dtype == torch.float32:
-        array = images.numpy()  # without torch's cost of an operation, for which loader threads would each time have to pause
+        array = (
+            images.numpy()
+        )  # without torch's cost of an operation, for which loader threads would each time have to pause
         for image, erasure in erasures:
             _, h, w = erasure.noise.shape
             array[image, :, erasure.top : erasure.top + h, erasure.left : erasure.left + w] = erasure.noise
