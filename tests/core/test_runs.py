@@ -22,7 +22,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "stages" / "a.py").write_text("x = 1\n")
     (tmp_path / "stages" / "a.c").write_text("int x = 1;\n")
     (tmp_path / "dvc.yaml").write_text(
-        "stages:\n  a:\n    cmd: python -m stages.a\n    deps: [data/in, stages/a.c, stages/a.py]\n    params: [a, versions.numpy]\n"
+        "stages:\n  a:\n    cmd: python -m stages.a\n    deps: [data/in, stages/a.c, stages/a.py]\n"
+        "    params: [a, versions.numpy]\n"
         "  b:\n    foreach: [x]\n    do:\n      cmd: python -m stages.a\n      deps: [stages/a.py]\n"
     )
     (tmp_path / "params.yaml").write_text("versions: {numpy: 1.0, torch: 2.0}\n")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.data import photo
+from stages.lib.data.compiled import Scratch
 from stages.lib.data.crop import Frame, evaluation, framed, padded, planes, random_resized
 from stages.lib.data.decode import decode
 
@@ -237,9 +238,7 @@ def test_show__damage_never_gives_other_pixels_than_pillow_and_never_crashes() -
 
 
 def test_show__grows_its_working_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photo, "_scratch", small := photo._Scratch())
-    small.needed = ctypes.c_int64(100)
-    small.grow()
+    monkeypatch.setattr(photo, "_scratch", small := Scratch(100))
     assert_equal(jpeg(scene(251, 190)), [evaluation(251, 190, 64, 1.0)])
     assert small.room > 100_000
 
@@ -266,4 +265,4 @@ def test_disagreement__finds_none_and_finds_a_planted_one(
     with caplog.at_level(logging.WARNING):
         assert photo._library() is None
     real.cache_clear()
-    assert "does not give Pillow's pixels here (planted)" in caplog.text
+    assert "the fast decoding of JPEGs does not give Pillow's pixels here (planted)" in caplog.text

@@ -8,9 +8,7 @@ import ctypes
 import functools
 import io
 import itertools
-import logging
 import struct
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,15 +16,14 @@ from PIL import Image
 
 from stages.lib.core import native
 from stages.lib.core.outcome import Refusal
+from stages.lib.data.compiled import Scratch, agreeing
 from stages.lib.data.crop import Frame, framed, planes
 from stages.lib.data.decode import decode
 
-log = logging.getLogger(__name__)
 DONE, MORE_ROOM = 0, 2
 FILTERS = {Image.Resampling.BILINEAR: 2, Image.Resampling.BICUBIC: 3}
 VIEW = struct.Struct("=12iQqq")  # View in photo.c
 MOST_VIEWS = 16
-ALIGNMENT = 64
 
 
 def show(
@@ -83,33 +80,17 @@ def _packed(frame: Frame, place: np.ndarray) -> bytes:
     )
 
 
-class _Scratch(threading.local):
-    """Working memory of one thread, as large as its largest image needed."""
-
-    def __init__(self) -> None:
-        self.needed = ctypes.c_int64(8 << 20)
-        self.grow()
-
-    def grow(self) -> None:
-        """To `needed` bytes and half as much again, so that it seldom grows."""
-        self.room = self.needed.value * 3 // 2
-        self.array = np.empty(self.room + ALIGNMENT, np.uint8)
-        self.address = -(-self.array.ctypes.data // ALIGNMENT) * ALIGNMENT
-
-
-_scratch = _Scratch()
+_scratch = Scratch(12 << 20)
 
 
 def _call(library: ctypes.CDLL, data: bytes, size: tuple[int, int], views: bytes, count: int) -> bool:
     """Whether photo_views has filled the places."""
-    mine = _scratch
+    mine, needed = _scratch, ctypes.c_int64()
     while True:
-        code = library.photo_views(
-            data, len(data), *size, views, count, mine.address, mine.room, ctypes.byref(mine.needed)
-        )
+        code = library.photo_views(data, len(data), *size, views, count, mine.address, mine.room, ctypes.byref(needed))
         if code != MORE_ROOM:
             return bool(code == DONE)
-        mine.grow()
+        mine.grow(needed.value * 3 // 2)  # so that it seldom grows
 
 
 @functools.cache
@@ -122,14 +103,7 @@ def _library() -> ctypes.CDLL | None:
         ctypes.c_char_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p,
         ctypes.c_int64, ctypes.c_void_p,
     ]  # fmt: skip
-    if fault := disagreement(library):
-        log.warning(
-            "the fast JPEG path does not give Pillow's pixels here (%s), so Pillow decodes, several times slower and with the same "
-            "results. A Pillow other than requirements.lock's can be the cause.",
-            fault,
-        )
-        return None
-    return library
+    return agreeing("decoding of JPEGs", library, disagreement)
 
 
 def disagreement(library: ctypes.CDLL) -> str:

@@ -7,10 +7,8 @@ everything where one byte differs or where no compiler is.
 import ctypes
 import functools
 import itertools
-import logging
 import math
 import struct
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,13 +16,12 @@ from PIL import Image
 
 from stages.lib.core import native
 from stages.lib.data import randaugment
+from stages.lib.data.compiled import Scratch, agreeing
 from stages.lib.data.crop import planes
 from stages.lib.data.randaugment import FILL, OPS, Matrix, Step, apply_steps
 
-log = logging.getLogger(__name__)
 STEP = struct.Struct("=2i6d")  # Step in randaugment.c
 NO_NUMBERS = (0.0,) * 6
-ALIGNMENT = 64
 LARGEST_SIDE = 65535
 """In pixels: SIDE in randaugment.c."""
 CHECKED_SIZES = ((37, 21), (2, 5))
@@ -107,20 +104,7 @@ def _encoders() -> tuple[Encoder, ...]:
 ENCODERS = _encoders()
 
 
-class _Scratch(threading.local):
-    """Working memory of one thread, as large as its largest image needed."""
-
-    def __init__(self) -> None:
-        self.grow(1 << 19)
-
-    def grow(self, needed: int) -> None:
-        """To hold `needed` bytes, aligned."""
-        self.room = needed
-        self.array = np.empty(needed + ALIGNMENT, np.uint8)
-        self.address = -(-self.array.ctypes.data // ALIGNMENT) * ALIGNMENT
-
-
-_scratch = _Scratch()
+_scratch = Scratch(1 << 19)
 
 
 def _call(library: ctypes.CDLL, pixels: np.ndarray, steps: Sequence[Step]) -> None:
@@ -144,14 +128,7 @@ def _library() -> ctypes.CDLL | None:
         ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_void_p,
         ctypes.c_int64,
     ]  # fmt: skip
-    if fault := disagreement(library):
-        log.warning(
-            "the fast RandAugment does not give Pillow's pixels here (%s), so Pillow does it, several times slower and with the "
-            "same results. A Pillow other than requirements.lock's can be the cause.",
-            fault,
-        )
-        return None
-    return library
+    return agreeing("RandAugment", library, disagreement)
 
 
 def disagreement(library: ctypes.CDLL) -> str:
