@@ -54,17 +54,25 @@ def test_library__says_why_there_is_none(
     assert not [path for path in (package / "made").glob("*") if path.suffix == ".so"]
 
 
-def test_library__is_none_where_the_file_is_cut_short(
-    package: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_library__is_made_again_where_its_file_is_cut_short(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.library("codes/answer.c") is not None
     (made,) = (package / "made").iterdir()
     (package / "cut").mkdir()
     (package / "cut" / made.name).write_bytes(made.read_bytes()[:100])
     monkeypatch.setattr(native, "folder", lambda: package / "cut")
     native.library.cache_clear()
+    again = native.library("codes/answer.c")
+    assert again is not None and again.answer() == 42
+    assert (package / "cut" / made.name).stat().st_size == made.stat().st_size
+
+
+def test_library__is_none_where_its_folder_cannot_be_written(
+    package: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (package / "file").touch()
+    monkeypatch.setattr(native, "folder", lambda: package / "file" / "below")
     assert native.library("codes/answer.c") is None
-    assert "codes/answer.c" in caplog.text
+    assert "codes/answer.c could not be compiled" in caplog.text
 
 
 def test_compiler__is_the_chosen_one(monkeypatch: pytest.MonkeyPatch) -> None:

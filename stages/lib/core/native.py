@@ -7,6 +7,7 @@ faster: whoever loads a library has a way without it that gives the same bits, a
 TUTELAGE_NATIVE=0 takes it everywhere.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -46,8 +47,9 @@ def library(source: str) -> ctypes.CDLL | None:
     command = compiler()
     target = folder() / f"{Path(source).stem}-{_name(code, command)}.so"
     try:
-        if not target.is_file():
-            _compile(code, command, target)
+        with contextlib.suppress(OSError):  # absent, or cut short by a full disk
+            return ctypes.CDLL(str(target))
+        _compile(code, command, target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.CalledProcessError) as error:
         told = getattr(error, "stderr", None) or error
