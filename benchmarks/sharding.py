@@ -9,6 +9,7 @@ process both use the same ones, started before: what is compared is the work. we
 garbage collector would search (0.15 s a time) while ours runs; stages.shard never loads it, so what is there is frozen first.
 """
 
+import argparse
 import gc
 import hashlib
 import io
@@ -158,22 +159,29 @@ def fabricated(count: int = 64) -> list[bytes]:
 
 
 def images_at(path: Path) -> list[bytes]:
-    """Every file with a JPEG's first bytes in a folder or a tar."""
+    """Every file with a JPEG's first bytes in a folder or a tar. Raises SystemExit where there is none."""
+    if not path.exists():
+        raise SystemExit(f"{path}: there is no such file or folder; name a folder of JPEGs or a tar of them")
     if path.is_dir():
         found = [file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()]
     else:
         with tarfile.open(path) as tar:
             found = [file.read() for member in tar if member.isfile() and (file := tar.extractfile(member))]
-    return [data for data in found if data[:2] == b"\xff\xd8"]
+    jpegs = [data for data in found if data[:2] == b"\xff\xd8"]
+    if not jpegs:
+        raise SystemExit(f"{path}: of {len(found)} files none is a JPEG")
+    return jpegs
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """See the module's docstring."""
-    cores = int(arguments.pop(arguments.index("--cores") + 1)) if "--cores" in arguments else 1
-    places = [word for word in arguments if word != "--cores"]
-    for row in rows(images_at(Path(places[0])) if places else fabricated(), cores):
+    parser = argparse.ArgumentParser(description="Building shards, ours against webdataset.ShardWriter.")
+    parser.add_argument("images", type=Path, nargs="?", help="a folder of JPEGs or a tar of them; none: generated ones")
+    parser.add_argument("--cores", type=int, default=1, help="processes for either side (default: 1)")
+    options = parser.parse_args()
+    for row in rows(images_at(options.images) if options.images else fabricated(), options.cores):
         sys.stdout.write(row.text() + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
