@@ -73,6 +73,9 @@ def _measured(images: Sequence[bytes], cores: int, described: bool) -> tuple[flo
         out = folder / "out"
         gc.collect()
         gc.freeze()
+        stack.callback(
+            gc.unfreeze
+        )  # what stays frozen to the end, a library that torch brings takes for leaks and says so
 
         def ours() -> None:
             jobs = [
