@@ -3,13 +3,12 @@
 Touvron et al. 2020 (DeiT, arXiv 2012.12877) Table 9; mixing follows on the device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from stages.lib.data import erasing, randaugment
 from stages.lib.data.crop import padded, random_resized
-from stages.lib.data.randaugment_planes import apply_planes
 from stages.lib.data.view import Drawn
 from stages.lib.params.views import Views
 
@@ -31,8 +30,3 @@ def classifier_view(views: Views) -> Callable[[int, int, np.random.Generator], D
         return Drawn(frame, steps, erasing.draw(size, size, views.erase, rng))
 
     return draw
-
-
-def augment(pixels: np.ndarray, steps: Sequence[randaugment.Step]) -> None:
-    """RandAugment on u8[3, H, W], C-contiguous, in place."""
-    apply_planes(pixels, steps)

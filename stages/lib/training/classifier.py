@@ -14,11 +14,12 @@ from stages.lib.core import ranks
 from stages.lib.core.runs import Run
 from stages.lib.core.signals import Watch
 from stages.lib.data import mixing, order
-from stages.lib.data.augment import augment, classifier_view
+from stages.lib.data.augment import classifier_view
 from stages.lib.data.batches import Stream, batches
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index
 from stages.lib.data.preparation import Preparation
+from stages.lib.data.randaugment_planes import apply_planes
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.system import System
 from stages.lib.params.training import Training
@@ -67,7 +68,7 @@ def stream_of(views: Views, index: Index, reader: ShardReader, depth: int) -> St
         reader=reader,
         order=lambda epoch: _order(views, index, epoch),
         view=classifier_view(views),
-        augment=augment,
+        augment=apply_planes,
         size=views.image_size,
         batch_size=views.batch_size,
         seed=views.seed,
