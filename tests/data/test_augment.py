@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from stages.lib.data.augment import augment, classifier_view
+from stages.lib.data.augment import classifier_view
 from stages.lib.data.crop import framed, padded, planes
 from stages.lib.data.erasing import erase
 from stages.lib.data.randaugment import apply, parse
+from stages.lib.data.randaugment_planes import apply_planes
 from stages.lib.data.randomness import Purpose, generator
 from stages.lib.params.views import Views
 from tests.data.replay import picture, replay, seen
@@ -65,7 +66,7 @@ def test_augment__shows_what_pillow_shows() -> None:
     for position in range(40):
         drawn = view(*img.size, generator(0, 0, position, Purpose.AUGMENT))
         pixels = planes(framed(img, drawn.frame))
-        augment(pixels, drawn.steps)
+        apply_planes(pixels, drawn.steps)
         assert np.array_equal(pixels, seen(img, drawn))
 
 
