@@ -17,6 +17,9 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.data.index import Index, read_index
 from stages.lib.ingestion import index_writer
 from stages.lib.ingestion.index_writer import Place
+from stages.lib.ingestion.manifest import Row
+from stages.lib.ingestion.reencode import encode, is_stored_anew
+from stages.lib.params.shard import Store
 
 MOST = 2000
 """Images taken from a source that has more, at random: enough for every path, and read once in seconds."""
@@ -112,19 +115,12 @@ def shelve(jpegs: Sequence[bytes], folder: Path, least: int = 0) -> Pictures:
 
 
 def shortened(jpeg: bytes, side: int = 320, quality: int = 90) -> bytes:
-    """The image with its shorter side `side` pixels, encoded again at 4:4:4 with a restart marker a row of blocks.
-
-    One that is no larger is stored as it is, as `shard.store` does.
-    """
-    with Image.open(io.BytesIO(jpeg)) as opened:
-        short = min(opened.size)
-        if short <= side:
-            return jpeg
-        width, height = (round(edge * side / short) for edge in opened.size)
-        image = opened.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality, subsampling="4:4:4", restart_marker_rows=1)
-    return file.getvalue()
+    """What `shard.store: {short_side: side, quality: quality, subsampling: "4:4:4"}` keeps of the image."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        width, height = image.size
+    row = Row("", "train", 0, "", "", "", -1, len(jpeg), "", width, height, "RGB", "JPEG", 1, 1, len(jpeg), "")
+    store = Store(short_side=side, quality=quality, subsampling="4:4:4")
+    return encode(jpeg, row, store, measured=False)[0] if is_stored_anew(row, store) else jpeg
 
 
 def _place(image: int, turn: int, shard: str, offset: int, jpeg: bytes) -> Place:
