@@ -148,8 +148,11 @@ def _returned_memory() -> Iterator[None]:
 
 def _known(words: list[str], some: list[str]) -> np.ndarray:
     """i32[len(some)]: their places among `words`, which gains those it lacks."""
-    words += [word for word in some if word not in words]
-    return np.array([words.index(word) for word in some], np.int32)
+    place = {word: number for number, word in enumerate(words)}
+    for word in some:
+        place.setdefault(word, len(place))
+    words[:] = place
+    return np.array([place[word] for word in some], np.int32)
 
 
 def _in_order(found: list[str]) -> tuple[str, ...]:
