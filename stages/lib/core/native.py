@@ -94,7 +94,9 @@ def _compile(code: bytes, command: list[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as place:
         (Path(place) / "code.c").write_bytes(code)
         parts = [*command, *FLAGS, *machine, f"{place}/code.c", "-o", f"{place}/made.so", "-lm"]
-        subprocess.run(parts, check=True, capture_output=True, text=True)
+        # zig keeps what it has built of its own libraries; a home folder to keep it in is not everywhere.
+        environment = {"ZIG_GLOBAL_CACHE_DIR": f"{sys.prefix}/lib/tutelage/zig", **os.environ}
+        subprocess.run(parts, check=True, capture_output=True, text=True, env=environment)
         Path(f"{place}/made.so").replace(target)
     log.info("compiled %s in %.1f s", target.name, time.monotonic() - began)
 
