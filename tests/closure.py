@@ -16,6 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from stages.lib.core.runs import CODE
 from stages.lib.params.everything import Everything
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,6 @@ CARRIERS = {
     "stages/lib/data/shard_cache.py",
 }
 FIRST_READERS = {"scan", "ingest"}
-CODE = (".py", ".c")
 DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "great_expectations": "great-expectations"}
 
 

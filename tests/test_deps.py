@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.lib.core.runs import CODE
 from tests import closure
 
 STAGES = {name: stage.get("do", stage) for name, stage in closure.YML.load(closure.ROOT / "dvc.yaml")["stages"].items()}
@@ -14,7 +15,7 @@ FIX = "run `make deps` and read the diff of dvc.yaml"
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage__declares_the_code_it_can_reach(name: str) -> None:
-    declared = sorted(dep for dep in STAGES[name]["deps"] if dep.endswith(closure.CODE))
+    declared = sorted(dep for dep in STAGES[name]["deps"] if dep.endswith(CODE))
     assert declared == closure.code_of(STAGES[name]), FIX
 
 

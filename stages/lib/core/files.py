@@ -26,16 +26,21 @@ def raw_root() -> Path:
 
 
 @contextlib.contextmanager
-def replace(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it and rename it over `path`, so a crash leaves old or new."""
+def replace(path: Path, flush: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it and rename it over `path`, so a crash leaves old or new.
+
+    flush: False where whoever reads the file compares its sha256: after a power cut it may then be torn.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        flush_folder(path.parent)
+        if flush:
+            flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

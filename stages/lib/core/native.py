@@ -69,6 +69,7 @@ def folder() -> Path:
     return Path(sys.prefix) / "lib" / "tutelage"
 
 
+@functools.cache
 def level() -> str:
     """The newest generation of x86-64 this processor belongs to; empty: another processor, or an older one."""
     if platform.machine() != "x86_64":
@@ -87,9 +88,8 @@ def _compile(code: bytes, command: list[str], target: Path) -> None:
         raise OSError("there is no C compiler; `pip install ziglang` brings one, or set CC")
     began = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
-    generation = (
-        level() if "ziglang" in command else level().replace("_", "-")
-    )  # zig spells it x86_64_v3, gcc x86-64-v3
+    # zig spells a generation x86_64_v3, gcc x86-64-v3
+    generation = level() if "ziglang" in command else level().replace("_", "-")
     machine = [f"-march={generation}"] if generation else []
     with tempfile.TemporaryDirectory(dir=target.parent) as place:
         (Path(place) / "code.c").write_bytes(code)

@@ -148,7 +148,7 @@ class _Task:
             photo.show(
                 data,
                 stream.index.orientation.item(image),
-                (stream.index.width.item(image), stream.index.height.item(image)),
+                stream.index.sides(image),
                 [one.frame for one in drawn],
                 [self.pixels[place] for place in places],
             )
@@ -166,8 +166,7 @@ class _Task:
             self.noise[place] = generator(*key, Purpose.NOISE).random(stream.patches, np.float32)
         if self.keep is not None:
             self.keep[place] = generator(*key, Purpose.DROP_PATH).random((stream.depth, 2), np.float32)
-        size = stream.index.width.item(image), stream.index.height.item(image)
-        drawn = self.drawn[place] = stream.view(*size, generator(*key, Purpose.AUGMENT))
+        drawn = self.drawn[place] = stream.view(*stream.index.sides(image), generator(*key, Purpose.AUGMENT))
         return drawn
 
     def batch(self) -> Batch:

@@ -41,7 +41,7 @@ class _Source:
 
     def frame_of(self, row: int) -> Frame:
         """Where to look in one image."""
-        return self.frame(int(self.index.width[row]), int(self.index.height[row]))
+        return self.frame(*self.index.sides(row))
 
 
 class _Task:
@@ -69,8 +69,8 @@ class _Task:
         """Some rows."""
         index, reader = self.source.index, self.source.reader
         for row in rows:
-            size, place = (int(index.width[row]), int(index.height[row])), self.pixels[row - self.rows.start]
-            photo.show(reader.read(row), int(index.orientation[row]), size, [self.source.frame_of(row)], [place])
+            frame, place = self.source.frame_of(row), self.pixels[row - self.rows.start]
+            photo.show(reader.read(row), index.orientation.item(row), index.sides(row), [frame], [place])
 
     def batch(self) -> Batch:
         """When all is filled."""

@@ -61,6 +61,10 @@ class Index:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def sides(self, i: int) -> tuple[int, int]:
+        """(width, height) of an image, upright."""
+        return self.width.item(i), self.height.item(i)
+
     @functools.cached_property
     def keys(self) -> list[str]:
         """Of every image, read when first asked for: training needs none, and a million take 100 MB."""

@@ -1,6 +1,5 @@
 """Writes shards: tars in webdataset's layout whose bytes depend on their images alone, not on the order they are written in."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -74,7 +73,7 @@ def build(job: Job) -> Shard:
     """
     if shard := finished(job):
         return shard
-    with _fresh(job.target) as temporary, temporary.open("wb", buffering=0) as file:
+    with files.replace(job.target, flush=False) as temporary, temporary.open("wb", buffering=0) as file:
         anew = any(reencode.is_stored_anew(row, job.store) for row in job.rows) if job.store else False
         native = not anew and shard_copy.possible(job.source, job.rows)
         shard = _copied(job, file) if native else _assembled(file, _read(job))
@@ -216,7 +215,7 @@ def seal(job: Job) -> Shard:
     if shard := finished(job):
         return shard
     if job.store is not None:
-        with _fresh(job.target) as temporary, temporary.open("wb", buffering=0) as file:
+        with files.replace(job.target, flush=False) as temporary, temporary.open("wb", buffering=0) as file:
             shard = _assembled(file, _spooled(job))
         shard = _remembered(job, shard)
         _spool(job).unlink()
@@ -250,21 +249,9 @@ def flush(job: Job) -> None:
 
 
 def _remembered(job: Job, shard: Shard) -> Shard:
-    with _fresh(job.target.with_suffix(".json")) as temporary:
+    with files.replace(job.target.with_suffix(".json"), flush=False) as temporary:
         temporary.write_text(json.dumps(asdict(shard)))
     return shard
-
-
-@contextlib.contextmanager
-def _fresh(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the name `path` when all went well; not flushed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _put(file: IO[bytes], data: bytes) -> None:
