@@ -52,7 +52,7 @@ typedef uint8_t v16b __attribute__((vector_size(16)));
 typedef struct {
     uint32_t fast[1 << FAST];
     uint32_t symbol[256];
-    int32_t last[18]; /* largest code of each length, left-aligned to 16 bits, exclusive */
+    int32_t last[17]; /* largest code of each length, left-aligned to 16 bits, exclusive */
     int32_t base[17]; /* place of a length's first symbol minus its first code */
     int present;
 } Huffman;
@@ -81,7 +81,6 @@ static int huffman(Huffman *t, const uint8_t *counts, const uint8_t *values, int
         t->last[length] = code << (16 - length);
         code <<= 1;
     }
-    t->last[17] = 1 << 16;
     t->present = 1;
     return 1;
 }
