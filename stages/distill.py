@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from stages.lib.core import load, outcome, ranks, runs
+from stages.lib.core import load, ranks, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data import tiles
 from stages.lib.data.batches import batches
@@ -32,7 +32,7 @@ from stages.lib.objectives.distill import recipe
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import Train
-from stages.lib.training import classifier, history, machine
+from stages.lib.training import classifier, history, launcher, machine
 from stages.lib.training.classifier import Material
 
 TEACHER, ENCODER, STUDENT = Path("data/models/teacher"), Path("data/models/mae"), Path("data/models/student")
@@ -48,16 +48,19 @@ def main() -> None:
     taught = cfg.distill != "none"
     inputs = [index_path, *([ENCODER] if cfg.init == "mae" else []), *([TEACHER] if taught else [])]
     watch = Watch()
-    with runs.open_run("distill", None, [cfg], inputs) as run:
+    with runs.open_run("distill", None, [cfg], inputs, ranks.first()) as run:
         device = machine.prepare(run, system)
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         student = fresh_student(cfg, len(material.train.classes))
         teacher = teaching.load(TEACHER, material.train.classes, cfg.teacher_normalisation) if taught else None
         objective = recipe(student, teacher, cfg.distill, cfg, len(material.train.classes)).to(device)
-        show_views(cfg, material)
+        if ranks.first():
+            show_views(cfg, material)
         rows = classifier.train(
             "distill", objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )
+        if not ranks.first():
+            return
         name, arguments = architecture.classifier(cfg.model, cfg.views.image_size, taught)
         folder.save(
             student,
@@ -94,4 +97,4 @@ def show_views(cfg: Train, material: Material) -> None:
 
 
 if __name__ == "__main__":
-    outcome.run("distill", main)
+    launcher.run("distill", main)

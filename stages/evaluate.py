@@ -20,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.lib.core import files, load, outcome
+from stages.lib.core import files, load, ranks
 from stages.lib.data.index import read_index
 from stages.lib.data.published import shards_of
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
-from stages.lib.training import accuracy, measure
+from stages.lib.training import accuracy, launcher, measure
 from stages.lib.training.accuracy import Judged
 from stages.lib.training.measure import Measured
 
@@ -40,6 +40,8 @@ def main() -> None:
     index = read_index(Path(f"data/index/{set_name}.parquet"), cfg.split)
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     measured = measure.examine(Path(f"data/models/{name}"), index, shards, cfg.batch_size, system)
+    if not ranks.first():
+        return
     metrics, heads = measured.metrics(), measured.tally.heads()
     model = heads.get("fused_logits", heads["class"])  # what timm's forward in eval mode gives
     write_predictions(Path(f"data/predictions/{name}.parquet"), measured, heads, model)
@@ -83,4 +85,4 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 if __name__ == "__main__":
-    outcome.run("evaluate", main)
+    launcher.run("evaluate", main)

@@ -13,7 +13,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from stages.lib.core import load, outcome, runs
+from stages.lib.core import load, ranks, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
 from stages.lib.data.published import shards_of
@@ -24,7 +24,7 @@ from stages.lib.params.finetune import Finetune
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import TrainDistill, TrainTeacherNormalisation
-from stages.lib.training import classifier, history, machine
+from stages.lib.training import classifier, history, launcher, machine
 from stages.lib.training.classifier import Material
 
 TEACHER, STUDENT, FINETUNED = Path("data/models/teacher"), Path("data/models/student"), Path("data/models/finetuned")
@@ -41,7 +41,7 @@ def main() -> None:
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     inputs = [index_path, STUDENT, *([TEACHER] if kind != "none" else [])]
     watch = Watch()
-    with runs.open_run("finetune", None, [cfg, as_train, normalisation], inputs) as run:
+    with runs.open_run("finetune", None, [cfg, as_train, normalisation], inputs, ranks.first()) as run:
         device = machine.prepare(run, system)
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         student, _ = folder.load(STUDENT)
@@ -52,6 +52,8 @@ def main() -> None:
         rows = classifier.train(
             "finetune", objective, larger, partial(deit.mean_logits, larger), cfg, material, run, system, watch
         )
+        if not ranks.first():
+            return
         name, arguments = architecture.classifier(deit.sizes(larger), cfg.views.image_size, deit.is_distilled(larger))
         derived = folder.lineage(*inputs[1:])
         folder.save(
@@ -68,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    outcome.run("finetune", main)
+    launcher.run("finetune", main)

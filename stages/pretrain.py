@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.lib.core import load, outcome, ranks, runs
+from stages.lib.core import load, ranks, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data import order, tiles
 from stages.lib.data.batch import Batch
@@ -35,7 +35,7 @@ from stages.lib.objectives.reconstruct import Reconstruct
 from stages.lib.params.pretrain import Pretrain
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
-from stages.lib.training import history, machine, optimizer
+from stages.lib.training import history, launcher, machine, optimizer, processes
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.journal import Journal
 from stages.lib.training.loop import Row, Trained, fit
@@ -51,7 +51,7 @@ def main() -> None:
     index_path = Path(f"data/index/{set_name}.parquet")
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     watch = Watch()
-    with runs.open_run("pretrain", None, [cfg], [index_path]) as run:
+    with runs.open_run("pretrain", None, [cfg], [index_path], ranks.first()) as run:
         device = machine.prepare(run, system)
         train, val = read_index(index_path, "train"), read_index(index_path, "val")
         torch.manual_seed(cfg.seed)
@@ -59,7 +59,8 @@ def main() -> None:
         objective = Reconstruct(mae, cfg.norm_pix).to(device)
         stream = replace(stream_of(cfg, train, ShardReader(train, shards)), pinned=device.type == "cuda")
         steps = stream.steps_per_epoch
-        plan = planned(cfg.optimizer, cfg.schedule, cfg.epochs, cfg.batch_size, steps, system.log_steps)
+        passes = machine.divided(run, system, cfg.batch_size, 1).passes
+        plan = planned(cfg.optimizer, cfg.schedule, cfg.epochs, cfg.batch_size, steps, system.log_steps, passes)
         journal = Journal(run, "pretrain", plan.steps, system.log_seconds)
         reader = ShardReader(val, shards)
 
@@ -78,7 +79,10 @@ def main() -> None:
             watch,
             stream.meter,
         )
-        tiles.save(Path("data/samples/mae.png"), examine(objective, cfg, val, reader, system.workers)[1])
+        picture = examine(objective, cfg, val, reader, system.workers)[1]
+        if not ranks.first():
+            return
+        tiles.save(Path("data/samples/mae.png"), picture)
         save(mae, cfg)
         history.write(Path("data/history/mae.csv"), rows)
 
@@ -106,21 +110,26 @@ def stream_of(cfg: Pretrain, index: Index, reader: ShardReader) -> Stream:
 def examine(
     objective: Reconstruct, cfg: Pretrain, val: Index, reader: ShardReader, workers: int
 ) -> tuple[Row, np.ndarray]:
-    """Mean loss over the validation split with masks fixed by the image's row, and a picture of the first images."""
+    """Mean loss over the validation split with masks fixed by the image's row, and a picture of the first images.
+
+    Several processes share the batches; the first image's picture is the first process's.
+    """
     device = next(objective.parameters()).device
 
     def frame(width: int, height: int) -> Frame:
         return evaluation(width, height, cfg.image_size, 1.0)
 
-    total, picture = 0.0, np.empty(0)
+    found: list[tuple[float, int]] = []
+    picture = np.empty(0)
     objective.eval()
     with torch.inference_mode():
-        for batch in each_once(val, reader, frame, cfg.batch_size, workers):
+        for batch in each_once(val, reader, frame, cfg.batch_size, workers, ranks.current()):
             batch = with_noise(batch, cfg).to(device)
-            total += float(objective(batch)["loss"]) * len(batch.images)
+            found.append((float(objective(batch)["loss"]), len(batch.images)))
             if not picture.size:
                 picture = reconstructions(objective, batch, cfg.norm_pix)
     objective.train()
+    total = sum(loss * images for loss, images in processes.gathered(found))
     return {"val_loss": total / len(val)}, picture
 
 
@@ -161,4 +170,4 @@ def save(mae: MAE, cfg: Pretrain) -> None:
 
 
 if __name__ == "__main__":
-    outcome.run("pretrain", main)
+    launcher.run("pretrain", main)

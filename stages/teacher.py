@@ -12,13 +12,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from stages.lib.core import content, files, load, outcome, runs
+from stages.lib.core import content, files, load, ranks, runs
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
@@ -30,7 +31,7 @@ from stages.lib.objectives.classify import Classify
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.teacher import Teacher
-from stages.lib.training import classifier, history, machine
+from stages.lib.training import classifier, history, launcher, machine, processes
 from stages.lib.training.classifier import Material
 
 TEACHER = Path("data/models/teacher")
@@ -43,7 +44,7 @@ def main() -> None:
     index_path = Path(f"data/index/{set_name}.parquet")
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     watch = Watch()
-    with runs.open_run("teacher", None, [cfg], [index_path]) as run:
+    with runs.open_run("teacher", None, [cfg], [index_path], ranks.first()) as run:
         device = machine.prepare(run, system)
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         classes = material.train.classes
@@ -54,11 +55,16 @@ def main() -> None:
         if cfg.source == "train":
             regnet.group_norm_statistics(network, cfg.norm_group)
             objective.to(device)
-            rows = classifier.train("teacher", objective, network, network, cfg, material, run, system, watch)
+            settle = partial(regnet.settle, network, processes.rows_of_all)
+            rows = classifier.train(
+                "teacher", objective, network, network, cfg, material, run, system, watch, cfg.norm_group, settle
+            )
         else:
             about, preparation = take(network, cfg, classes)
             found = classifier.validate(objective.to(device), network, material, preparation, system.workers)
             rows = [{"epoch": 0, **found}]
+        if not ranks.first():
+            return
         arguments = regnet.model_args(cfg.sizes)
         folder.save(network, TEACHER, cfg.architecture, arguments, cfg.views.image_size, cfg.crop_pct, classes, **about)
         history.write(Path("data/history/teacher.csv"), rows)
@@ -66,8 +72,6 @@ def main() -> None:
 
 def take(network: nn.Module, cfg: Teacher, classes: tuple[str, ...]) -> tuple[dict[str, Any], Preparation]:
     """Fill `network` with what `teacher.source` names; (what its folder says beyond a trained one's, how to prepare its images)."""
-    if fetched.remote(cfg.source) and content.find(str(cfg.sha256)) is None:
-        fetch(cfg.source, str(cfg.sha256))
     origin = fetched.origin(cfg, files.raw_root())
     fetched.load(network, origin, classes, cfg.classes)
     size, where = cfg.views.image_size, Path(f"the config of {cfg.source}")
@@ -76,6 +80,13 @@ def take(network: nn.Module, cfg: Teacher, classes: tuple[str, ...]) -> tuple[di
     notes += [] if origin.names else ["Their file names no classes: they are taken to be this set's, in its order."]
     notes += ["Of its classes those of this set were kept, by name."] if cfg.classes == "by-name" else []
     return {"licence": cfg.licence, "notes": notes, "prepared": origin.prepared}, preparation_of(wanted, where)
+
+
+def bring() -> None:
+    """Fetch what `teacher.source` names if it lies elsewhere, once on each machine."""
+    cfg = load.load("teacher", Teacher)
+    if cfg.source != "train" and fetched.remote(cfg.source) and content.find(str(cfg.sha256)) is None:
+        fetch(cfg.source, str(cfg.sha256))
 
 
 def fetch(source: str, sha256: str) -> None:
@@ -97,4 +108,4 @@ def forward(network: nn.Module, images: torch.Tensor, _: torch.Tensor | None) ->
 
 
 if __name__ == "__main__":
-    outcome.run("teacher", main)
+    launcher.run("teacher", main, bring)

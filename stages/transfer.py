@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from stages.lib.core import files, load, outcome, runs
+from stages.lib.core import files, load, ranks, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index, splits
 from stages.lib.data.published import shards_of
@@ -25,7 +25,7 @@ from stages.lib.objectives.classify import Classify
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.transfer import Transfer
-from stages.lib.training import classifier, history, machine, measure
+from stages.lib.training import classifier, history, launcher, machine, measure
 from stages.lib.training.classifier import Material
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     origin, name = Path(f"data/models/{cfg.model}"), f"transfer-{set_name}"
     watch = Watch()
-    with runs.open_run("transfer", set_name, [cfg], [index_path, origin]) as run:
+    with runs.open_run("transfer", set_name, [cfg], [index_path, origin], ranks.first()) as run:
         device = machine.prepare(run, system)
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         classes = material.train.classes
@@ -47,6 +47,8 @@ def main() -> None:
         rows = classifier.train(
             name, objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )
+        if not ranks.first():
+            return
         kind, arguments = architecture.classifier(deit.sizes(student), cfg.views.image_size, deit.is_distilled(student))
         size, derived = cfg.views.image_size, folder.lineage(origin)
         folder.save(
@@ -60,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    outcome.run("transfer", main)
+    launcher.run("transfer", main)

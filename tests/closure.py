@@ -27,14 +27,16 @@ OPAQUE = {"importlib.import_module", "import_module", "__import__", "exec", "eva
 # Params that change how fast a stage runs or where bytes lie, never what it makes. Of a block that holds such a key, a stage
 # declares the other keys one by one.
 SPEED_ONLY = {"system", "shard.published_uri"}
-# Code that only carries bytes a stage compares with a sha256 it knows: it can fail, and cannot change what comes out. So an
-# edit of it is no reason to recompute (tests/data/test_published.py and tests/core/test_objects.py flip bytes on their way).
+# Code that only carries bytes a stage compares with a sha256 it knows, or only starts processes: it can fail, and cannot change
+# what comes out. So an edit of it is no reason to recompute (tests/data/test_published.py and tests/core/test_objects.py flip
+# bytes on their way; what processes compute together is in processes.py, which counts).
 # FIRST_READERS meet raw bytes whose sha256 nobody knows yet, so for them it is.
 CARRIERS = {
     "stages/lib/core/objects.py",
     "stages/lib/core/s3.py",
     "stages/lib/data/published.py",
     "stages/lib/data/shard_cache.py",
+    "stages/lib/training/launcher.py",
 }
 FIRST_READERS = {"scan", "ingest"}
 DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "great_expectations": "great-expectations"}

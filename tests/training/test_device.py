@@ -34,4 +34,4 @@ def test_device__auto_takes_what_is_here_and_cuda_refuses_without(monkeypatch: p
     with pytest.raises(Refusal, match="CUDA device is asked for and none is here"):
         device_of(system("cuda", 1))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device_of(system("auto", 1)) == torch.device("cuda")
+    assert device_of(system("auto", 1)) == torch.device("cuda", 0)

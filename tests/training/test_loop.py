@@ -31,6 +31,9 @@ class Points:
     def to(self, _: torch.device) -> "Points":
         return self
 
+    def parts(self, count: int) -> list["Points"]:
+        return [Points(part) for part in self.images.chunk(count)]
+
 
 class Regress(nn.Module):
     def __init__(self) -> None:
@@ -62,7 +65,7 @@ def train(folder: Path, die_at: int | None = None, bad_at: int | None = None, si
     objective = Regress()
     optimizer = torch.optim.AdamW([{"params": list(objective.parameters()), "lr_scale": 0.5}], lr=0.0)
     trained = Trained(objective, objective.net, optimizer, Ema(objective.net, 0.9), best_by="val_peak")
-    plan = Plan(EPOCHS, STEPS, rate=lambda step: 0.01 * (1 + step), clip_norm=1.0, log_steps=2)
+    plan = Plan(EPOCHS, STEPS, 6, rate=lambda step: 0.01 * (1 + step), clip_norm=1.0, log_steps=2)
     watch = Watch.__new__(Watch)
     watch.signum = signum
 

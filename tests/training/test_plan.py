@@ -7,7 +7,7 @@ from stages.lib.training.plan import Plan, planned
 
 
 def test_plan__looks_about_ten_times_and_at_the_last_epoch() -> None:
-    plan = Plan(epochs=35, steps_per_epoch=1, rate=lambda _: 0.0)
+    plan = Plan(epochs=35, steps_per_epoch=1, batch_size=8, rate=lambda _: 0.0)
     looked = [epoch for epoch in range(35) if plan.looks(epoch)]
     assert looked[-1] == 34 and 10 <= len(looked) <= 13
 

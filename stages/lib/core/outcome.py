@@ -32,6 +32,9 @@ class Ending:
     retryable: bool
 
 
+FINISHED = Ending(0, "finished", retryable=False)
+
+
 def run(stage: str, main: Callable[[], None]) -> NoReturn:
     """Run a stage's main() and leave the process: 0 finished, 2 refused, 128 + signal stopped, 1 anything else.
 
@@ -43,40 +46,46 @@ def run(stage: str, main: Callable[[], None]) -> NoReturn:
     stage = os.environ.get("DVC_STAGE", here).replace("/", "_")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for every model it loads
-    _record(stage, None)
-    ending = _ending(stage, main)
-    _record(stage, ending)
+    record(stage, None)
+    ending = _told(stage, main)
+    record(stage, ending)
     sys.exit(ending.code)
 
 
-def _ending(stage: str, main: Callable[[], None]) -> Ending:
-    """Call main(), tell the person at the terminal, and put whatever came out of it into numbers."""
-    try:
-        main()
-    except Refusal as refusal:
-        log.error("%s", refusal)
-        return Ending(2, str(refusal), retryable=False)
-    except Stopped as stopped:
-        log.warning("%s: %s", stage, stopped)
-        return Ending(128 + stopped.signum, str(stopped), retryable=True)
-    except KeyboardInterrupt:
-        log.warning("%s: interrupted", stage)
+def ending_of(error: BaseException) -> Ending:
+    """An exception that left main(), in numbers."""
+    if isinstance(error, Refusal):
+        return Ending(2, str(error), retryable=False)
+    if isinstance(error, Stopped):
+        return Ending(128 + error.signum, str(error), retryable=True)
+    if isinstance(error, KeyboardInterrupt):
         return Ending(130, "interrupted", retryable=True)
-    except OSError as error:
-        if error.errno not in FULL:
-            log.exception("%s failed", stage)
-            return Ending(1, f"{type(error).__name__}: {error}", retryable=True)
+    if isinstance(error, OSError) and error.errno in FULL:
         where = f" where {error.filename} should go" if error.filename else ""
         reason = f"the disk is full{where}. Nothing that was finished is lost: free some space, and the same command continues."
-        log.error("%s: %s", stage, reason)
         return Ending(1, reason, retryable=True)
+    return Ending(1, f"{type(error).__name__}: {error}", retryable=True)
+
+
+def _told(stage: str, main: Callable[[], None]) -> Ending:
+    """Call main() and tell the person at the terminal what came out of it."""
+    try:
+        main()
     except BaseException as error:  # SystemExit too: no stage leaves by it
-        log.exception("%s failed", stage)
-        return Ending(1, f"{type(error).__name__}: {error}", retryable=True)
-    return Ending(0, "finished", retryable=False)
+        ending = ending_of(error)
+        if ending.code == 2:
+            log.error("%s", ending.reason)
+        elif ending.code > 128:
+            log.warning("%s: %s", stage, ending.reason)
+        elif isinstance(error, OSError) and error.errno in FULL:
+            log.error("%s: %s", stage, ending.reason)
+        else:
+            log.exception("%s failed", stage)
+        return ending
+    return FINISHED
 
 
-def _record(stage: str, ending: Ending | None) -> None:
+def record(stage: str, ending: Ending | None) -> None:
     """Replace last_exit.json whole; None removes the one before, so that a kill is not read as that run's success."""
     from stages.lib.core import files  # not at the top: runs refuses too, so it imports this file
 

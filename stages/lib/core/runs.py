@@ -73,13 +73,19 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(stage: str, item: str | None, params: Sequence[BaseModel], inputs: Sequence[Path]) -> Iterator[Run]:
+def open_run(
+    stage: str, item: str | None, params: Sequence[BaseModel], inputs: Sequence[Path], holds: bool = True
+) -> Iterator[Run]:
     """Hold <run root>/<stage>[@item]/<identity>/ under a lease the kernel drops with the process.
 
-    Raises Refusal when another process holds it: two writers would tear each other's checkpoints.
+    Raises Refusal when another process holds it: two writers would tear each other's checkpoints. holds: False for a process that
+    works along with the one that does, and writes nothing there.
     """
     name, parts = identity(stage, params, inputs)
     folder = files.root() / (f"{stage}@{item}" if item else stage) / name
+    if not holds:
+        yield Run(folder, name)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lease").open("a+") as lease:
         try:

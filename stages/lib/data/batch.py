@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,3 +42,19 @@ class Batch:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return dataclasses.replace(self, **moved)
+
+    def parts(self, count: int) -> Sequence[Batch]:
+        """`count` equal consecutive parts, each with its own erasures and mixes. Raises ValueError where they are not whole."""
+        size, mixes = len(self.images) // count, len(self.mixes) // count
+        if len(self.images) % count or len(self.mixes) % count:
+            raise ValueError(f"{len(self.images)} images in {len(self.mixes)} mixing groups are no {count} equal parts")
+        return [self._part(slice(n * size, (n + 1) * size), slice(n * mixes, (n + 1) * mixes)) for n in range(count)]
+
+    def _part(self, rows: slice, mixes: slice) -> Batch:
+        kept: dict[str, Any] = {
+            field.name: value[rows]
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        erasures = tuple((n - rows.start, one) for n, one in self.erasures if rows.start <= n < rows.stop)
+        return dataclasses.replace(self, **kept, erasures=erasures, mixes=self.mixes[mixes])

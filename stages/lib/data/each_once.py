@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from stages.lib.core.ranks import Rank
 from stages.lib.data import photo
 from stages.lib.data.ahead import made, portions
 from stages.lib.data.batch import Batch
@@ -16,15 +17,26 @@ from stages.lib.data.recycled import Recycled
 from stages.lib.data.shards import ShardReader
 
 _pixels = Recycled()
+ALONE = Rank()
 PREFETCH = 2  # batches ready while one is in use
 
 
 def each_once(
-    index: Index, reader: ShardReader, frame: Callable[[int, int], Frame], batch_size: int, workers: int
+    index: Index,
+    reader: ShardReader,
+    frame: Callable[[int, int], Frame],
+    batch_size: int,
+    workers: int,
+    rank: Rank = ALONE,
 ) -> Iterator[Batch]:
-    """Batches of at most `batch_size` images; positions are rows of the index. frame: (width, height) -> what is shown."""
+    """Batches of at most `batch_size` images; positions are rows of the index. frame: (width, height) -> what is shown.
+
+    Whole batches are shared out, a run of neighbours to each rank: so every image comes once, in a batch of the same images for
+    any number of ranks. Some ranks may get a batch more than others, or none: no collective belongs into their loop.
+    """
     source = _Source(index, reader, frame, np.arange(len(index)))
     starts = range(0, len(index), batch_size)
+    starts = starts[(mine := rank.share(len(starts))).start : mine.stop]
     return made(
         (_Task(source, range(start, min(start + batch_size, len(index)))) for start in starts), workers, PREFETCH
     )

@@ -1,11 +1,13 @@
 """The RegNetY teacher (Radosavovic et al. 2020, arXiv 2003.13678), from timm, and batch statistics by position."""
 
+from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stages.lib.params.teacher import RegNetSizes
 
@@ -23,13 +25,16 @@ def create(architecture: str, sizes: RegNetSizes | None, classes: int) -> nn.Mod
 class GroupedBatchNorm(BatchNormAct2d):
     """Batch norm (with timm's activation, if any) whose training statistics run over `group` consecutive images.
 
-    Running statistics take the groups in order, so a batch of two groups equals two batches of one. Evaluation and the
-    state dict are as before. Raises ValueError if a training batch is not whole groups.
+    Running statistics wait until `settle` takes the groups of a whole step in order, so a batch of two groups equals two batches of
+    one, in one process or two. Evaluation and the state dict are as before. Raises ValueError if a training batch is not
+    whole groups.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, group: int) -> None:
         super().__init__(norm.num_features, norm.eps, apply_act=False)
         self.group, self.momentum = group, norm.momentum
+        self.seen: list[Tensor] = []
+        """f32[2, C] of each group since the last `settle`: mean and unbiased variance."""
         self.act, self.drop = getattr(norm, "act", nn.Identity()), getattr(norm, "drop", nn.Identity())
         self._parameters.update(norm._parameters)
         self._buffers.update(norm._buffers)
@@ -41,7 +46,40 @@ class GroupedBatchNorm(BatchNormAct2d):
             return super().forward(x)
         if len(x) % self.group:
             raise ValueError(f"a batch of {len(x)} images is not whole groups of {self.group} (norm_group)")
-        return torch.cat([super(GroupedBatchNorm, self).forward(part) for part in x.split(self.group)])
+        normed: Tensor = self.drop(torch.cat([self._by_itself(part) for part in x.split(self.group)]))
+        return self.act(normed)
+
+    def _by_itself(self, x: Tensor) -> Tensor:
+        """One group normalised by its own statistics, which are noted."""
+        assert self.running_mean is not None
+        statistics = torch.zeros(2, self.num_features, dtype=self.running_mean.dtype, device=x.device)
+        # momentum 1 makes torch put the batch's own mean and unbiased variance where running ones would be
+        normed = functional.batch_norm(x, statistics[0], statistics[1], self.weight, self.bias, True, 1.0, self.eps)
+        self.seen.append(statistics)
+        return normed
+
+    def settle(self, groups: Tensor) -> None:
+        """Take groups f32[G, 2, C] into the running statistics, one after the other."""
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        for mean, variance in groups:
+            self.num_batches_tracked += 1
+            new = 1 / self.num_batches_tracked if self.momentum is None else self.momentum  # None: an average of all
+            self.running_mean.mul_(1 - new).add_(mean * new)
+            self.running_var.mul_(1 - new).add_(variance * new)
+
+
+@torch.no_grad()
+def settle(model: nn.Module, rows_of_all: Callable[[Tensor], Tensor]) -> None:
+    """After all passes of a step: running statistics of every norm take the step's groups in the order of their positions.
+
+    rows_of_all: f32[G, N] of this process -> f32[world * G, N] of all, in their order; one call for all norms together.
+    """
+    norms = [module for module in model.modules() if isinstance(module, GroupedBatchNorm)]
+    mine = torch.cat([torch.stack(norm.seen).flatten(1) for norm in norms], dim=1)
+    parts = rows_of_all(mine).split([2 * norm.num_features for norm in norms], dim=1)
+    for norm, part in zip(norms, parts, strict=True):
+        norm.settle(part.unflatten(1, (2, -1)))
+        norm.seen.clear()
 
 
 def group_norm_statistics(model: nn.Module, group: int) -> nn.Module:

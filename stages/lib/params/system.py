@@ -17,6 +17,13 @@ class System(Frozen):
     """Loader threads; 0: load in the training thread."""
     processes: Annotated[int, Field(ge=0)]
     """Processes for ingest and shard; 0: every core."""
+    ranks: Annotated[int, Field(ge=0)] = 0
+    """Processes of this machine that train together, one a GPU; 0: one for each GPU that is visible, or one on a CPU."""
+    device_batch: Annotated[int, Field(ge=0)] = 0
+    """Images a device computes at a time, at most; what is left of its part of a batch follows in further passes (gradient
+    accumulation). Recorded with a run and kept when it resumes. 0: its whole part at once."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often processes that train together are started again from the last checkpoint after one of them died."""
     prefetch: Annotated[int, Field(ge=1)]
     """Batches prepared ahead."""
     log_seconds: Annotated[float, Field(gt=0)]

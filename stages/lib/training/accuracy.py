@@ -104,8 +104,8 @@ class Tally:
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
-        self._labels: list[np.ndarray] = []
-        self._rows: dict[str, list[Judged]] = {}
+        self.batches: list[tuple[np.ndarray, dict[str, Judged]]] = []
+        """Labels i64[B] and rows of every head, of each batch; several processes put theirs one after the other."""
 
     def add(self, class_logits: Tensor, dist_logits: Tensor | None, labels: Tensor) -> None:
         """A batch: logits f32[B, K] on one device, the second None where the model has one head; labels i64[B].
@@ -116,18 +116,19 @@ class Tally:
             if logits is not None and not bool(torch.isfinite(logits).all()):
                 raise Refusal(f"the {name} head gives values that are not finite; train the model again or restore it")
         assert class_logits.shape[1] == self.classes, f"{class_logits.shape[1]} logits for {self.classes} classes"
-        for name, scores in heads_of(class_logits, dist_logits).items():
-            self._rows.setdefault(name, []).append(judge(scores, labels.to(scores.device)))
-        self._labels.append(labels.cpu().numpy())
+        heads = heads_of(class_logits, dist_logits)
+        rows = {name: judge(scores, labels.to(scores.device)) for name, scores in heads.items()}
+        self.batches.append((labels.cpu().numpy(), rows))
 
     @property
     def labels(self) -> np.ndarray:
         """i64[N] in the order added."""
-        return np.concatenate(self._labels)
+        return np.concatenate([labels for labels, _ in self.batches])
 
     def heads(self) -> dict[str, Judged]:
         """class, and for two heads dist, fused_logits and fused_probs: rows of every image, in the order added."""
-        return {name: _joined(parts) for name, parts in self._rows.items()}
+        names = self.batches[0][1]
+        return {name: _joined([rows[name] for _, rows in self.batches]) for name in names}
 
     def metrics(self) -> dict[str, Any]:
         """{"heads": {name: numbers}, "agreement": {pair: percent}}; no agreement for a single head."""

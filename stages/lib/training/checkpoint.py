@@ -1,4 +1,7 @@
-"""Checkpoints: written whole or not at all, verified on load, the newest good one wins."""
+"""Checkpoints: written whole or not at all, verified on load, the newest good one wins.
+
+Of several processes the first one writes and reads; the others are told what it read.
+"""
 
 import hashlib
 import io
@@ -9,7 +12,8 @@ from typing import Any
 
 import torch
 
-from stages.lib.core import files
+from stages.lib.core import files, ranks
+from stages.lib.training import processes
 
 log = logging.getLogger(__name__)
 DIGEST = 64  # hex characters of sha256
@@ -21,9 +25,10 @@ class Keeper:
     def __init__(self, folder: Path, every_seconds: float, keep: int) -> None:
         """every_seconds: between two saves that `due` asks for; keep: newest checkpoints that stay."""
         self.folder, self.every_seconds, self.keep = folder / "checkpoints", every_seconds, keep
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for stray in self.folder.glob(".*.tmp"):  # of a process killed while saving
-            stray.unlink()
+        if ranks.first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for stray in self.folder.glob(".*.tmp"):  # of a process killed while saving
+                stray.unlink()
         self.saved_at = time.monotonic()
 
     def due(self) -> bool:
@@ -32,6 +37,9 @@ class Keeper:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after `step` steps: payload and its sha256 in one file, flushed, then renamed."""
+        self.saved_at = time.monotonic()
+        if not ranks.first():
+            return
         buffer = io.BytesIO()
         torch.save(state, buffer)
         payload = buffer.getbuffer()
@@ -40,16 +48,23 @@ class Keeper:
             file.write(hashlib.sha256(payload).hexdigest().encode())
         for old in self.all()[self.keep :]:
             old.unlink()
-        self.saved_at = time.monotonic()
+        self.saved_at = time.monotonic()  # of the end: a slow disk is not to be written to all the time
 
     def restore(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest state that verifies, or None; says which damaged ones were passed over."""
+        """The newest state that verifies, in every process, or None; says which damaged ones were passed over."""
+        payload = processes.bytes_from_first(self._newest)
+        if payload is None:
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        return state
+
+    def _newest(self) -> memoryview | None:
+        """Of the checkpoints here, the first that verifies."""
         for path in self.all():
             data = path.read_bytes()
             payload, digest = memoryview(data)[:-DIGEST], data[-DIGEST:]
             if hashlib.sha256(payload).hexdigest().encode() == digest:
-                state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-                return state
+                return payload
             log.warning("checkpoint %s is damaged (its sha256 does not match); trying the one before", path)
         return None
 

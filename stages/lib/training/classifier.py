@@ -24,11 +24,13 @@ from stages.lib.data.shards import ShardReader
 from stages.lib.params.system import System
 from stages.lib.params.training import Training
 from stages.lib.params.views import Views
+from stages.lib.training import machine, processes
 from stages.lib.training import optimizer as optimizers
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
 from stages.lib.training.loop import Row, Trained, fit
+from stages.lib.training.partition import together
 from stages.lib.training.plan import planned
 
 if TYPE_CHECKING:
@@ -98,23 +100,29 @@ def train(
     run: Run,
     system: System,
     watch: Watch,
+    norm_group: int = 1,
+    settle: Callable[[], None] | None = None,
 ) -> list[Row]:
     """Train `network`, which lies in `objective`, in place; leave the selected weights in it; returns the history.
 
-    logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures.
+    logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures. norm_group: images whose batch statistics are one.
+    settle: called after the passes of each step, before the optimizer.
     """
     views = cfg.views
     depth = len(blocks) if isinstance(blocks := getattr(network, "blocks", None), nn.Sequential) else 0  # 0: a convnet
     stream = stream_of(views, material.train, ShardReader(material.train, material.shards), depth)
     stream = replace(stream, pinned=next(objective.parameters()).is_cuda)
     steps = stream.steps_per_epoch
-    plan = planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps)
+    group = together(stream.mix_group, norm_group)
+    passes = machine.divided(run, system, views.batch_size, group).passes
+    plan = planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps, passes)
     trained = Trained(
         objective,
         network,
         optimizers.build(cfg.optimizer, network, depth),
         Ema(network, cfg.ema_decay) if cfg.ema_decay else None,
         "val_top1" if cfg.select == "best_val" else "",
+        settle,
     )
 
     preparation = Preparation(views.image_size, cfg.crop_pct)
@@ -157,15 +165,19 @@ def validate(
     preparation: Preparation,
     workers: int,
 ) -> Row:
-    """Is training healthy? Cross-entropy (nats) and top-1 (percent) over the validation split."""
+    """Is training healthy? Cross-entropy (nats) and top-1 (percent) over the validation split.
+
+    Each image counts once, and the numbers are the same bits for any number of processes, which share the batches.
+    """
     index, reader = material.val, ShardReader(material.val, material.shards)
     device = next(objective.parameters()).device
     objective.eval()
-    loss, right = 0.0, 0
-    for batch in each_once(index, reader, preparation.frame, 256, workers):
+    found: list[tuple[float, int]] = []
+    for batch in each_once(index, reader, preparation.frame, 256, workers, ranks.current()):
         scores = logits(preparation.normalise(batch.images.to(device)))
         labels = batch.labels.to(device)
-        loss += float(nn.functional.cross_entropy(scores.double(), labels, reduction="sum"))
-        right += int((scores.argmax(1) == labels).sum())
+        loss = nn.functional.cross_entropy(scores.double(), labels, reduction="sum")
+        found.append((float(loss), int((scores.argmax(1) == labels).sum())))
     objective.train()
-    return {"val_loss": loss / len(index), "val_top1": 100 * right / len(index)}
+    losses, right = zip(*processes.gathered(found), strict=True)
+    return {"val_loss": sum(losses) / len(index), "val_top1": 100 * sum(right) / len(index)}

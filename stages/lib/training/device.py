@@ -5,6 +5,7 @@ from typing import TypedDict
 
 import torch
 
+from stages.lib.core import ranks
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.system import System
 
@@ -15,6 +16,7 @@ class Choice(TypedDict):
     device: str
     """cpu or cuda."""
     threads: int
+    """Of one process."""
 
 
 def chosen(system: System) -> Choice:
@@ -22,7 +24,7 @@ def chosen(system: System) -> Choice:
     found = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "device": found if system.device == "auto" else system.device,
-        "threads": system.threads or os.cpu_count() or 1,
+        "threads": system.threads or max(1, (os.cpu_count() or 1) // ranks.local().world),
     }
 
 
@@ -33,7 +35,7 @@ def use(choice: Choice) -> torch.device:
     torch.set_num_threads(choice["threads"])
     torch.backends.cudnn.allow_tf32 = False  # on by default: convolutions would keep 10 bits of each factor's fraction
     torch.backends.cudnn.deterministic = True
-    return torch.device(choice["device"])
+    return torch.device("cuda", ranks.local().index) if choice["device"] == "cuda" else torch.device("cpu")
 
 
 def device_of(system: System) -> torch.device:

@@ -1,4 +1,7 @@
-"""Live numbers of a run: metrics.jsonl, TensorBoard, and a bar or lines for people. Rates and times live here only."""
+"""Live numbers of a run: metrics.jsonl, TensorBoard, and a bar or lines for people. Rates and times live here only.
+
+Of several processes the first one speaks for all.
+"""
 
 import json
 import logging
@@ -10,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from stages.lib.core import files
+from stages.lib.core import files, ranks
 from stages.lib.core.runs import Run
 
 log = logging.getLogger(__name__)
@@ -21,10 +24,12 @@ class Journal:
 
     def __init__(self, run: Run, title: str, total_steps: int, log_seconds: float) -> None:
         self.folder, self.title, self.total, self.log_seconds = run.folder, title, total_steps, log_seconds
-        self.first = 0
+        self.first, self.mute = 0, not ranks.first()
 
     def start(self, step: int) -> Self:
         """Begin after `step` steps: rows a killed process wrote past its last checkpoint are taken back."""
+        if self.mute:
+            return self
         from torch.utils.tensorboard import SummaryWriter  # a second of import that only training pays
 
         self.first, self.began, self.spoke = step, time.monotonic(), time.monotonic()
@@ -45,6 +50,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.mute:
+            return
         self.rows.close()
         self.board.close()
         if self.bar is not None:
@@ -52,21 +59,26 @@ class Journal:
 
     def row(self, step: int, numbers: dict[str, float]) -> None:
         """One row of numbers after `step` steps."""
+        if self.mute:
+            return
         self.rows.write(json.dumps({"step": step, **numbers}) + "\n")
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
 
     def seen(self, step: int, numbers: dict[str, float]) -> None:
         """What validation after `step` steps found, for TensorBoard; the history is where it is kept."""
-        for name, value in numbers.items():
+        for name, value in numbers.items() if not self.mute else ():
             self.board.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """u8[H, W, 3] for TensorBoard."""
-        self.board.add_image(name, image, step, dataformats="HWC")
+        if not self.mute:
+            self.board.add_image(name, image, step, dataformats="HWC")
 
     def progress(self, step: int, loss: float, rates: dict[str, float]) -> None:
         """Move the bar, or write a line with the time left every log_seconds. rates: as `fit` measures them."""
+        if self.mute:
+            return
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
             self.bar.set_postfix(loss=f"{loss:.4f}", waiting=f"{rates['waiting_share']:.0%}")

@@ -1,11 +1,12 @@
 """The one training loop. It knows neither masks nor teachers nor labels: objective(batch) -> {"loss": ...}.
 
 Stopped or killed at any step and started again, it ends with the same bits on the same CPU: whatever is random comes with
-the batch, and the state below is all there is.
+the batch, and the state below is all there is. Several processes run it side by side, each on its part of every batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -15,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from stages.lib.core import ranks
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Stopped, Watch
+from stages.lib.training import processes
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
@@ -46,16 +50,30 @@ class Trained:
     ema: Ema | None = None
     best_by: str = ""
     """Number of a look by whose highest value the best weights are kept beside the last; empty: none are."""
+    settle: Callable[[], None] | None = None
+    """Called after the passes of a step: what they left to be put together over passes and processes."""
 
     def __post_init__(self) -> None:
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.history: list[Row] = []
         self.sums: dict[str, Tensor] = {}
+        """Of the epoch's scalars up to the last time all processes added theirs, f64."""
+        self.fresh: dict[str, Tensor] = {}
+        """Of this process since then."""
+        self.compute: nn.Module = self.objective
+
+    def connect(self) -> None:
+        """With other processes: start from the first one's weights, and average gradients as they come."""
+        if processes.together():
+            self.compute = DistributedDataParallel(
+                self.objective, forward_sync_buffers=False, gradient_as_bucket_view=True
+            )
 
     def state(self) -> dict[str, Any]:
         """Tensors, numbers and lists only, so that loading needs no pickle."""
         return {
+            "processes": ranks.current().world,
             "step": self.step,
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -72,12 +90,24 @@ class Trained:
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         self.step, self.history, self.sums, self.best = state["step"], state["history"], state["sums"], state["best"]
+        if (before := state["processes"]) != (now := ranks.current().world):
+            log.info(
+                "up to step %d there were %d processes, now there are %d: last bits may differ", self.step, before, now
+            )
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Sum the epoch's scalars on the device, in double precision; nothing waits for the device here."""
         for name, value in losses.items():
-            value = value.detach().double()
+            self.fresh[name] = self.fresh[name] + value if name in self.fresh else value
+
+    def gather(self) -> None:
+        """Bring the sums up to date: a collective. Doubles hold sums of single-precision losses without rounding."""
+        if not self.fresh:
+            return
+        means = processes.mean_of_all(torch.stack(list(self.fresh.values())))
+        for name, value in zip(self.fresh, means, strict=True):
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.fresh = {}
 
     def judge(self, seen: Row) -> None:
         """Keep a copy of the weights if a look found them better than any before; the earlier of equals stays."""
@@ -86,7 +116,11 @@ class Trained:
             self.best = {"value": seen[self.best_by], "step": self.step, "weights": weights}
 
     def means(self, steps: int) -> Row:
-        """Means over the epoch's first `steps` steps. Raises Refusal if any is not finite, before anything is saved."""
+        """Means over the epoch's first `steps` steps and all processes.
+
+        Raises Refusal if any is not finite, in every process and before anything is saved.
+        """
+        self.gather()
         means = {name: float(value) / steps for name, value in self.sums.items()}
         for name, value in means.items():
             if not math.isfinite(value):
@@ -121,18 +155,21 @@ def fit(
     if state is not None:
         trained.load(state)
         log.info("%s: continuing after step %d of %d", journal.title, trained.step, plan.steps)
+    trained.connect()
     trained.objective.train()
+    accord = processes.Accord()
     with journal.start(trained.step):
         clock = _Clock(trained.step, meter)
         for batch in clock.waiting(batches(trained.step, plan.steps)):
             rate = plan.rate(trained.step)
-            trained.add(_step(trained, batch.to(device), rate, plan.clip_norm))
+            trained.add(_step(trained, batch.to(device), rate, plan.clip_norm, plan.passes))
             trained.step += 1
+            signum, due = accord(watch.signum, keeper.due())
             epoch, within = divmod(trained.step - 1, plan.steps_per_epoch)
             within += 1
             if trained.step % plan.log_steps == 0 or within == plan.steps_per_epoch:
                 means = trained.means(within)
-                rates = clock.rates(trained.step, len(batch.images))
+                rates = clock.rates(trained.step, plan.batch_size)
                 journal.row(trained.step, {**means, "lr": rate, **rates})
                 journal.progress(trained.step, means["loss"], rates)
             if within == plan.steps_per_epoch:
@@ -143,29 +180,44 @@ def fit(
                     trained.judge(seen)
                     journal.seen(trained.step, seen)
                 trained.history.append(row)
-            if keeper.due() or watch.signum is not None or trained.step == plan.steps:
-                if trained.sums:
+            if due or signum is not None or trained.step == plan.steps:
+                if trained.sums or trained.fresh:
                     trained.means(within)
                 trained.refuse_bad_weights()  # the loss is computed before the update, so finite losses prove too little
                 keeper.save(trained.step, trained.state())
-            if watch.signum is not None:
-                raise Stopped(watch.signum)
+            if signum is not None:
+                accord.close()
+                raise Stopped(signum)
+    accord.close()
     return trained.history
 
 
-def _step(trained: Trained, batch: Batch, rate: float, clip_norm: float) -> dict[str, Tensor]:
-    """One optimizer step; returns the objective's scalars."""
+def _step(trained: Trained, batch: Batch, rate: float, clip_norm: float, passes: int = 1) -> dict[str, Tensor]:
+    """One optimizer step in equal passes over this process's images; returns the means of the objective's scalars, f64."""
     for group in trained.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
-    losses: dict[str, Tensor] = trained.objective(batch)
     trained.optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()
+    means: dict[str, Tensor] = {}
+    for number, part in enumerate(batch.parts(passes)):
+        with _quiet(trained.compute, last=number == passes - 1):
+            losses: dict[str, Tensor] = trained.compute(part)
+            (losses["loss"] / passes if passes > 1 else losses["loss"]).backward()
+        for name, value in losses.items():
+            value = value.detach().double() / passes
+            means[name] = means[name] + value if name in means else value
+    if trained.settle:
+        trained.settle()
     if clip_norm:
         nn.utils.clip_grad_norm_(trained.objective.parameters(), clip_norm)
     trained.optimizer.step()
     if trained.ema:
         trained.ema.update(trained.network)
-    return losses
+    return means
+
+
+def _quiet(compute: nn.Module, last: bool) -> contextlib.AbstractContextManager[object]:
+    """Gradients of several passes travel once, with the last."""
+    return compute.no_sync() if isinstance(compute, DistributedDataParallel) and not last else contextlib.nullcontext()
 
 
 class _Clock:

@@ -1,13 +1,17 @@
 """A run keeps the device and threads of its first start: both move bits, and a resumed run must equal an undisturbed one."""
 
 import logging
+from typing import Any
 
 import torch
 
+from stages.lib.core import ranks
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.runs import Run
 from stages.lib.params.system import System
+from stages.lib.training import partition, processes
 from stages.lib.training.device import Choice, chosen, use
+from stages.lib.training.partition import Partition
 
 log = logging.getLogger(__name__)
 
@@ -15,10 +19,11 @@ log = logging.getLogger(__name__)
 def prepare(run: Run, system: System) -> torch.device:
     """Set threads and kernels and return the device, as recorded in the run folder at its first start.
 
-    Raises Refusal where the recorded device is not here.
+    Another number of processes is another record: such a run goes on, with other last bits. Raises Refusal where the
+    recorded device is not here.
     """
     wanted = chosen(system)
-    recorded = run.recall("machine", dict(wanted))
+    recorded = remembered(run, "machine", dict(wanted))
     kept: Choice = {"device": recorded["device"], "threads": recorded["threads"]}
     if kept == wanted:
         return use(kept)
@@ -27,3 +32,23 @@ def prepare(run: Run, system: System) -> torch.device:
         return use(kept)
     except Refusal as refusal:
         raise Refusal(f"{refusal} Or remove {run.folder} to start this run over on this machine.") from None
+
+
+def divided(run: Run, system: System, batch_size: int, group: int) -> Partition:
+    """How the global batch is divided, in passes as they were at the run's first start. Raises Refusal.
+
+    group: images that must be computed together.
+    """
+    world = ranks.current().world
+    wanted = partition.partition(batch_size, world, group, system.device_batch)
+    recorded = remembered(run, "passes", {"passes": wanted.passes})
+    kept = Partition(world, wanted.images, recorded["passes"])
+    if world > 1 or kept.passes > 1:
+        log.info("a batch of %d images: %s", batch_size, kept)
+    return kept
+
+
+def remembered(run: Run, name: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What the first process finds recorded in the run folder for this number of processes, or records now; in all of them."""
+    world = ranks.current().world
+    return processes.from_first(lambda: run.recall(name if world == 1 else f"{name}-{world}", chosen))

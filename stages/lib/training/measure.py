@@ -9,6 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from stages.lib.core import ranks
 from stages.lib.core.outcome import Refusal
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index
@@ -16,6 +17,7 @@ from stages.lib.data.preparation import Preparation, preparation_of
 from stages.lib.data.shards import ShardReader
 from stages.lib.models import deit, folder
 from stages.lib.params.system import System
+from stages.lib.training import processes
 from stages.lib.training.accuracy import Tally
 from stages.lib.training.device import device_of
 
@@ -48,22 +50,29 @@ class Measured:
 
 
 def model(path: Path, index: Index, shards: "Path | Published", batch_size: int, system: System) -> dict[str, Any]:
-    """The metrics of the model folder `path` on the images of `index`. Raises Refusal."""
-    return examine(path, index, shards, batch_size, system).metrics()
+    """The metrics of the model folder `path` on the images of `index`, by this process alone. Raises Refusal."""
+    return examine(path, index, shards, batch_size, system, shared=False).metrics()
 
 
 @torch.inference_mode()
-def examine(path: Path, index: Index, shards: "Path | Published", batch_size: int, system: System) -> Measured:
-    """As `model`, with every image's predictions. Deterministic for one machine, thread count and batch size."""
+def examine(
+    path: Path, index: Index, shards: "Path | Published", batch_size: int, system: System, shared: bool = True
+) -> Measured:
+    """As `model`, with every image's predictions. Deterministic for one machine, thread count and batch size.
+
+    shared: several processes share the batches, and all come to know all predictions: the same bits for any number of them.
+    """
     network, config = folder.load(path)
     fits(config, index, path)
     preparation = preparation_of(config["pretrained_cfg"], path / folder.CONFIG)
     device = device_of(system)
     network.to(device)
-    tally, rows = Tally(len(index.classes)), []
-    for batch in each_once(index, ShardReader(index, shards), preparation.frame, batch_size, system.workers):
+    tally, rows, rank = Tally(len(index.classes)), [], ranks.current() if shared else ranks.Rank()
+    for batch in each_once(index, ShardReader(index, shards), preparation.frame, batch_size, system.workers, rank):
         tally.add(*heads(network, preparation.normalise(batch.images.to(device))), batch.labels)
         rows.append(batch.positions.numpy())
+    if shared:
+        tally.batches, rows = processes.gathered(tally.batches), processes.gathered(rows)
     assert np.array_equal(np.concatenate(rows), np.arange(len(index))), "an image was left out or came twice"
     return Measured(path.name, index, preparation, sum(p.numel() for p in network.parameters()), tally)
 

@@ -14,10 +14,14 @@ class Plan:
 
     epochs: int
     steps_per_epoch: int
+    batch_size: int
+    """Global."""
     rate: Callable[[int], float]
     """Step, counted from 0 -> learning rate; a group's own is this times its `lr_scale`."""
     clip_norm: float = 0.0
     log_steps: int = 10
+    passes: int = 1
+    """Forward and backward passes of one process for one step."""
 
     @property
     def steps(self) -> int:
@@ -30,14 +34,22 @@ class Plan:
 
 
 def planned(
-    optimizer: Optimizer, schedule: Schedule, epochs: int, batch_size: int, steps_per_epoch: int, log_steps: int
+    optimizer: Optimizer,
+    schedule: Schedule,
+    epochs: int,
+    batch_size: int,
+    steps_per_epoch: int,
+    log_steps: int,
+    passes: int = 1,
 ) -> Plan:
     """The plan these blocks describe; batch_size: global, the peak rate is scaled by it."""
     peak = optimizers.peak_lr(optimizer, batch_size)
     return Plan(
         epochs,
         steps_per_epoch,
+        batch_size,
         lambda step: schedules.learning_rate(schedule, peak, step, steps_per_epoch, epochs),
         optimizer.clip_norm,
         log_steps,
+        passes,
     )

@@ -1,0 +1,241 @@
+"""Several processes train as one: real stages, real torchrun, gloo on the CPU."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.lib.core import files
+from tests.workspace import SET, edit, run, start
+
+MAE = Path("data/models/mae/model.safetensors")
+ROUNDING = 2e-4  # of weights after a few steps of AdamW, which turns a gradient's last bits into a share of a step
+
+
+def copy(project: Path, folder: Path, **changes: object) -> Path:
+    """A project of one's own; `a__b` is the key a.b."""
+    shutil.copytree(project, folder, symlinks=True)
+    edit(folder, {key.replace("__", "."): value for key, value in changes.items()})
+    return folder
+
+
+def pretrained(project: Path, folder: Path, ranks: int, **changes: object) -> Path:
+    """A finished pretraining in `ranks` processes."""
+    copy(project, folder, system__ranks=ranks, **changes)
+    run(folder, "stages.pretrain", SET)
+    return folder
+
+
+def history(folder: Path, name: str) -> list[dict[str, float]]:
+    with (folder / f"data/history/{name}.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def apart(one: Path, other: Path, weights: Path = MAE) -> float:
+    """The largest difference of any weight."""
+    mine, theirs = load_file(one / weights), load_file(other / weights)
+    return max(float((mine[name].double() - theirs[name].double()).abs().max()) for name in mine)
+
+
+@pytest.fixture(scope="module")
+def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrained(project, tmp_path_factory.mktemp("alone") / "p", 1)
+
+
+@pytest.fixture(scope="module")
+def pair(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrained(project, tmp_path_factory.mktemp("pair") / "p", 2)
+
+
+def same_curve(one: Path, other: Path, name: str) -> bool:
+    """Losses, rates and validation agree to rounding."""
+    rows = list(zip(history(one, name), history(other, name), strict=True))
+    return bool(rows) and all(
+        mine[key] == pytest.approx(theirs[key], rel=2e-5) for mine, theirs in rows for key in mine
+    )
+
+
+def test_pretrain__two_processes_are_one_to_rounding(alone: Path, pair: Path) -> None:
+    assert same_curve(alone, pair, "mae")
+    assert 0 < apart(alone, pair) < ROUNDING
+
+
+def test_pretrain__another_seed_is_more_than_rounding(alone: Path, project: Path, tmp_path: Path) -> None:
+    """Negative control of the comparison above."""
+    other = pretrained(project, tmp_path / "p", 2, pretrain__seed=1)
+    assert not same_curve(alone, other, "mae") and apart(alone, other) > 100 * ROUNDING
+
+
+def test_pretrain__four_processes_or_four_passes_are_one_to_rounding(
+    alone: Path, project: Path, tmp_path: Path
+) -> None:
+    """128 images: four processes of 32, and one process with passes of 32; the log says so."""
+    four = copy(project, tmp_path / "four", system__ranks=4)
+    assert "4 processes of 32 images" in run(four, "stages.pretrain", SET)
+    passes = copy(project, tmp_path / "passes", system__device_batch=40)
+    assert "128 images in 4 passes of 32" in run(passes, "stages.pretrain", SET)
+    for other in (four, passes):
+        assert same_curve(alone, other, "mae") and 0 < apart(alone, other) < ROUNDING
+
+
+def test_teacher__norm_groups_do_not_see_the_number_of_processes(project: Path, tmp_path: Path) -> None:
+    """Statistics of four groups of 16, in one process, in two, and in one with two passes; running statistics agree too."""
+    changes = {"teacher__norm_group": 16, "teacher__ema_decay": 0.5, "teacher__optimizer__lr": 2e-3}
+    weights = Path("data/models/teacher/model.safetensors")
+    one, two, passes = (
+        copy(project, tmp_path / str(number), **changes, system__ranks=ranks, system__device_batch=most)
+        for number, (ranks, most) in enumerate([(1, 0), (2, 0), (1, 32)])
+    )
+    for folder in (one, two, passes):
+        run(folder, "stages.teacher", SET)
+    for other in (two, passes):
+        assert same_curve(one, other, "teacher") and apart(one, other, weights) < ROUNDING
+    coarser = copy(project, tmp_path / "control", **{**changes, "teacher__norm_group": 32})
+    run(coarser, "stages.teacher", SET)
+    assert apart(one, coarser, weights) > 10 * ROUNDING
+
+
+def test_evaluate__each_image_once_and_the_same_bits(project: Path, tmp_path: Path) -> None:
+    """Three processes share batches of 16; predictions and metrics are the very files one process writes."""
+    folder = copy(project, tmp_path / "p", evaluate__batch_size=16)
+    run(folder, "stages.teacher", SET)
+    made = [
+        f"data/{kind}" for kind in ("metrics/teacher.json", "predictions/teacher.parquet", "plots/teacher-classes.csv")
+    ]
+    found = []
+    for ranks in (1, 3):
+        edit(folder, {"system.ranks": ranks})
+        run(folder, "stages.evaluate", "teacher", SET)
+        found.append([files.sha256(folder / path) for path in made])
+    assert found[0] == found[1]
+    images = json.loads((folder / made[0]).read_text())["images"]
+    assert images > 16 * 3
+    config = folder / "data/models/teacher/config.json"
+    config.write_text(config.read_text().replace('"crop_pct": 1.0', '"crop_pct": 0.7'))
+    run(folder, "stages.evaluate", "teacher", SET)  # control: other views are other files
+    assert files.sha256(folder / made[1]) != found[0][1]
+
+
+def workers(launcher: int) -> list[int]:
+    """Processes that a launcher started, oldest first."""
+    return sorted(
+        int(child) for path in Path(f"/proc/{launcher}/task").glob("*/children") for child in path.read_text().split()
+    )
+
+
+def follow(process: "subprocess.Popen[str]", words: str) -> str:
+    """Read the output until a line matches."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if re.search(words, line):
+            return seen
+    raise AssertionError(f"{words!r} never came:\n{seen}")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_pretrain__a_process_that_dies_is_started_again_with_the_others(
+    pair: Path, project: Path, tmp_path: Path, victim: int
+) -> None:
+    """kill -9 in the middle: the launcher goes on from the last checkpoint, and the bits are those of a run left alone."""
+    folder = copy(project, tmp_path / "p", system__ranks=2)
+    process = start(folder, "stages.pretrain", SET)
+    follow(process, "step 3 of")
+    killed = time.monotonic()
+    os.kill(workers(process.pid)[victim], signal.SIGKILL)
+    output = follow(process, "continuing after step")
+    assert time.monotonic() - killed < 60
+    assert process.stdout is not None
+    output += process.stdout.read()
+    assert process.wait(60) == 0, output
+    assert files.sha256(folder / MAE) == files.sha256(pair / MAE)
+
+
+def test_pretrain__a_death_without_restarts_ends_all_and_another_number_goes_on(
+    alone: Path, project: Path, tmp_path: Path
+) -> None:
+    """Within 60 s nobody is left; the next start, with one process, continues and says that the number has changed."""
+    folder = copy(project, tmp_path / "p", system__ranks=2, system__max_restarts=0)
+    process = start(folder, "stages.pretrain", SET)
+    follow(process, "step 3 of")
+    killed, both = time.monotonic(), workers(process.pid)
+    os.kill(both[1], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and time.monotonic() - killed < 60, output
+    assert not any(Path(f"/proc/{pid}").exists() for pid in both)
+    ending = json.loads((folder / f"data/runs/pretrain@{SET}/last_exit.json").read_text())
+    assert ending["retryable"] and "process 1 died of signal SIGKILL" in ending["reason"]
+    edit(folder, {"system.ranks": 1})
+    output = run(folder, "stages.pretrain", SET)
+    assert "there were 2 processes, now there are 1" in output
+    assert same_curve(alone, folder, "mae") and apart(alone, folder) < ROUNDING
+
+
+def test_pretrain__asked_to_stop_all_save_and_leave(pair: Path, project: Path, tmp_path: Path) -> None:
+    folder = copy(project, tmp_path / "p", system__ranks=2, system__checkpoint_seconds=1e6, pretrain__epochs=2)
+    process = start(folder, "stages.pretrain", SET)
+    follow(process, "step 2 of")
+    both = workers(process.pid)
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert not any(Path(f"/proc/{pid}").exists() for pid in both)
+    ending = json.loads((folder / f"data/runs/pretrain@{SET}/last_exit.json").read_text())
+    assert ending["retryable"] and "continues" in ending["reason"]
+    assert "continuing after step" in run(folder, "stages.pretrain", SET)
+    assert files.sha256(folder / MAE) == files.sha256(pair / MAE)
+
+
+def test_pretrain__the_launcher_killed_outright_leaves_nobody_behind(project: Path, tmp_path: Path) -> None:
+    folder = copy(project, tmp_path / "p", system__ranks=2, pretrain__epochs=50)
+    process = start(folder, "stages.pretrain", SET)
+    follow(process, "step 2 of")
+    both = workers(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in both) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in both)
+
+
+def test_refused__by_the_first_alone_all_leave_at_once_and_nothing_is_started_again(
+    project: Path, tmp_path: Path
+) -> None:
+    """A second start of a recipe that runs: only the first process asks for the lease, the second waits for it in a collective."""
+    folder = copy(project, tmp_path / "p", system__ranks=2, pretrain__epochs=200)
+    running = start(folder, "stages.pretrain", SET)
+    follow(running, "step 2 of")
+    second = start(folder, "stages.pretrain", SET)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 2, output
+    assert output.count("already running") == 1 and "Traceback" not in output, output
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=60)
+
+
+def test_refused__a_batch_that_cannot_be_divided(project: Path, tmp_path: Path) -> None:
+    folder = copy(project, tmp_path / "p", system__ranks=3)
+    process = start(folder, "stages.pretrain", SET)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and "cannot be divided among 3 processes; take 2 or 4 (system.ranks)" in output
+    assert "Traceback" not in output
+
+
+def test_refused__more_processes_than_gpus(project: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there are GPUs here")
+    folder = copy(project, tmp_path / "p", system__ranks=2, system__device="cuda")
+    process = start(folder, "stages.pretrain", SET)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and "system.ranks 2 needs a GPU for each, and 0 are visible" in output
