@@ -213,7 +213,7 @@ def test_refused__by_the_first_alone_all_leave_at_once_and_nothing_is_started_ag
     project: Path, tmp_path: Path
 ) -> None:
     """A second start of a recipe that runs: only the first process asks for the lease, the second waits for it in a collective."""
-    folder = copy(project, tmp_path / "p", system__ranks=2, pretrain__epochs=200)
+    folder = copy(project, tmp_path / "p", system__ranks=2, pretrain__epochs=100)
     running = start(folder, "stages.pretrain", SET)
     follow(running, "step 2 of")
     second = start(folder, "stages.pretrain", SET)

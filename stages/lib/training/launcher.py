@@ -41,7 +41,7 @@ SAVING = 45
 """Seconds that the others get to leave once a worker has died; then they are killed."""
 ENDED = "ended"
 POLL = 2.0
-GRACE = 20.0
+GRACE = 5.0
 """Seconds after another's end in which a worker should notice by itself; one that hangs in a collective never does."""
 
 
@@ -219,6 +219,5 @@ def _leave_with_the_others(store: "dist.Store") -> None:
     while not (ending := _told(store)):
         time.sleep(POLL)
     time.sleep(GRACE)
-    log.warning("leaving with the others: %s", ending.reason)
     _tell(store, ending)
     _leave(ending)
