@@ -22,6 +22,7 @@ from stages.lib.core import load, outcome, ranks, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data import tiles
 from stages.lib.data.batches import batches
+from stages.lib.data.classifier_stream import stream_of
 from stages.lib.data.index import read_index
 from stages.lib.data.normalise import denormalise
 from stages.lib.data.pixels import classifier_pixels
@@ -84,7 +85,7 @@ def fresh_student(cfg: Train, classes: int) -> VisionTransformer:
 
 def show_views(cfg: Train, material: Material) -> None:
     """Write the first training images of epoch 0 after augmentation, erasing and mixing."""
-    stream = classifier.stream_of(cfg.views, material.train, ShardReader(material.train, material.shards), 0)
+    stream = stream_of(cfg.views, material.train, ShardReader(material.train, material.shards), 0)
     batch = next(batches(stream, 0, 1, ranks.Rank(), 0, 1))
     rows, columns = SHOWN
     seen = denormalise(classifier_pixels(batch)[: rows * columns]).permute(0, 2, 3, 1).numpy()

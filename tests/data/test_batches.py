@@ -12,10 +12,10 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.core.ranks import Rank
 from stages.lib.data.batch import Batch
 from stages.lib.data.batches import batches
+from stages.lib.data.classifier_stream import stream_of
 from stages.lib.data.index import read_index
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.views import Views
-from stages.lib.training.classifier import stream_of
 from tests.workspace import SET
 
 VIEWS = Views(
