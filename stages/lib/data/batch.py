@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:  # pretraining neither erases nor mixes: those files are no reason to pretrain again
+if TYPE_CHECKING:  # pretraining neither erases, mixes nor asks a teacher: those files are no reason to pretrain again
+    from stages.lib.data.answers import Answers
     from stages.lib.data.erasing import Erasure
     from stages.lib.data.mixing import Mix
 
@@ -32,6 +33,8 @@ class Batch:
     """(image in this batch, what covers it)."""
     mixes: tuple[Mix, ...] = ()
     """One per B / len(mixes) consecutive images; empty: no mixing."""
+    answers: Answers | None = None
+    """What a teacher said of these images some time ago; None: nobody asked it."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on `device`; what is pinned travels while the host goes on."""
@@ -40,4 +43,4 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(self, **moved, answers=self.answers and self.answers.to(device))

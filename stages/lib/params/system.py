@@ -19,6 +19,9 @@ class System(Frozen):
     """Processes for ingest and shard; 0: every core."""
     prefetch: Annotated[int, Field(ge=1)]
     """Batches prepared ahead."""
+    label_batch: Annotated[int, Field(ge=0)] = 0
+    """Images the teacher answers at once while labels are stored; 0: train.views.batch_size, as beside a student. Kept on resume;
+    another number may flip single labels, and `label` measures how many."""
     log_seconds: Annotated[float, Field(gt=0)]
     """Between two lines in a log that is no terminal."""
     log_steps: Annotated[int, Field(ge=1)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +28,8 @@ from stages.lib.training.journal import Journal
 from stages.lib.training.loop import Row, Trained, fit
 from stages.lib.training.plan import planned
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only a student learns from stored answers: teacher and transfer do not depend on how they are kept
+    from stages.lib.data.answers import Answers
     from stages.lib.data.published import Published
 
 log = logging.getLogger(__name__)
@@ -52,15 +54,17 @@ def train(
     run: Run,
     system: System,
     watch: Watch,
+    answers: "Callable[[int, np.ndarray], Answers] | None" = None,
 ) -> list[Row]:
     """Train `network`, which lies in `objective`, in place; leave the selected weights in it; returns the history.
 
-    logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures.
+    logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures. answers: (epoch, positions i64[b]) -> what a teacher
+    said of those views; they come with the batches.
     """
     views = cfg.views
     depth = len(blocks) if isinstance(blocks := getattr(network, "blocks", None), nn.Sequential) else 0  # 0: a convnet
     stream = stream_of(views, material.train, ShardReader(material.train, material.shards), depth)
-    stream = replace(stream, pinned=next(objective.parameters()).is_cuda)
+    stream = replace(stream, pinned=next(objective.parameters()).is_cuda, answers=answers)
     steps = stream.steps_per_epoch
     plan = planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps)
     trained = Trained(
