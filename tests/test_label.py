@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
-from stages import distill
+from stages import distill, label
 from stages.lib.core import files, load
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.ranks import Rank
@@ -67,26 +68,18 @@ def student(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refused(folder: Path, *command: str) -> str:
-    """What a command says that must refuse."""
-    process = start(folder, *command)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, output
-    return output
+def refusal(folder: Path, stage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Why a stage does not even begin; in this process, since starting another takes seconds."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [stage.__name__, SET])
+    with pytest.raises(Refusal) as caught:
+        stage.main()
+    return str(caught.value)
 
 
 @pytest.fixture
 def distill_refuses(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], str]:
-    """What distill says of a store before it opens a run; in this process, since starting another takes seconds."""
-
-    def say(folder: Path) -> str:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["distill", SET])
-        with pytest.raises(Refusal) as caught:
-            distill.main()
-        return str(caught.value)
-
-    return say
+    return lambda folder: refusal(folder, distill, monkeypatch)
 
 
 def store_of(folder: Path) -> tuple[Facts, Store]:
@@ -132,7 +125,9 @@ def test_distill__does_not_load_the_teacher_it_has_answers_of(
     rewrite(folder, parts, lambda hard: hard)
     run(folder, "stages.distill", SET)
     edit(folder, {"train.labels": "live"})
-    assert "missing or damaged" in refused(folder, "stages.distill", SET)
+    process = start(folder, "stages.distill", SET)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "missing or damaged" in output, output
 
 
 def rewrite(folder: Path, parts: dict[str, object], change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -309,9 +304,17 @@ def test_label__with_live_labels_it_says_so_and_distill_refuses_that_store(
     ],
 )
 def test_label__refuses_what_cannot_be_stored(
-    taught: Path, tmp_path: Path, changes: dict[str, object], said: str
+    taught: Path, tmp_path: Path, changes: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert said in refused(variant(taught, tmp_path, **changes), "stages.label", SET)
+    folder = variant(taught, tmp_path, **changes)
+    assert said in refusal(folder, label, monkeypatch)
+    assert not (folder / "data/runs/label").exists()
+
+
+def test_label__more_classes_than_16_bits_number_are_refused() -> None:
+    label.must_be_storable(Facts("", {}, 1, 1, 65_535, 0))
+    with pytest.raises(Refusal, match="65,536 classes"):
+        label.must_be_storable(Facts("", {}, 1, 1, 65_536, 0))
 
 
 @pytest.mark.slow
