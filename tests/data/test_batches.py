@@ -85,7 +85,7 @@ def test_batches__answers_are_about_the_same_positions_for_ranks_workers_and_res
         for rank in range(world):
             for step, batch in enumerate(batches(asking, first, STEPS, Rank(rank, world), workers, 2), start=first):
                 assert batch.answers is not None
-                assert torch.equal(batch.answers.hard, 1000 * (step // 9) + batch.positions)
+                assert torch.equal(batch.answers.hard, 1000 * (step // asking.steps_per_epoch) + batch.positions)
                 assert len(batch.answers) == len(batch.images)
     assert all(batch.answers is None for batch in batches(stream(project), 0, 1, Rank(), 0, 1))
 
