@@ -83,7 +83,7 @@ def distill_refuses(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], str]:
 
 
 def store_of(folder: Path) -> tuple[Facts, Store]:
-    facts, _ = label_store._facts(folder / STORED)
+    facts, _ = label_store.read_facts(folder / STORED)
     return facts, Store(folder / STORED, facts.parts, facts.classes, soft=False)
 
 
@@ -120,7 +120,7 @@ def test_distill__does_not_load_the_teacher_it_has_answers_of(
     folder = variant(labelled, tmp_path)
     (folder / "data/models/teacher/model.safetensors").write_bytes(b"no weights")
     assert "the teacher is" in distill_refuses(folder)  # negative control: it is another teacher now
-    facts, _ = label_store._facts(folder / STORED)
+    facts, _ = label_store.read_facts(folder / STORED)
     parts = {**facts.parts, "the teacher": files.sha256(folder / "data/models/teacher")}
     rewrite(folder, parts, lambda hard: hard)
     run(folder, "stages.distill", SET)
@@ -132,7 +132,7 @@ def test_distill__does_not_load_the_teacher_it_has_answers_of(
 
 def rewrite(folder: Path, parts: dict[str, object], change: Callable[[np.ndarray], np.ndarray]) -> None:
     """A store in which everything agrees, of changed parts or labels."""
-    old, _ = label_store._facts(folder / STORED)
+    old, _ = label_store.read_facts(folder / STORED)
     new = Facts(label_store.fingerprint.digest(parts), parts, old.epochs, old.positions, old.classes, 0)
     for epoch in range(old.epochs):
         path = folder / STORED / name_of(epoch)
@@ -145,7 +145,7 @@ def rewrite(folder: Path, parts: dict[str, object], change: Callable[[np.ndarray
 def test_distill__other_labels_make_another_student(student: Path, tmp_path: Path) -> None:
     """Negative control: labels shuffled by somebody who also put every checksum right teach something else, as another run."""
     folder = variant(student, tmp_path)
-    facts, _ = label_store._facts(folder / STORED)
+    facts, _ = label_store.read_facts(folder / STORED)
     rewrite(folder, facts.parts, lambda hard: np.roll(hard, 1))
     output = run(folder, "stages.distill", SET)
     assert "continuing" not in output

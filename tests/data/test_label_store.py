@@ -124,17 +124,17 @@ def swapped(path: Path) -> None:
 
 def renumbered(path: Path) -> None:
     """Epoch 2's answers under epoch 1's number: the checksum is right, the store knows better."""
-    facts, _ = label_store._facts(path.parent)
+    facts, _ = label_store.read_facts(path.parent)
     label_store.write_epoch(path, facts, 1, arrays(2))
 
 
 def another_stores(path: Path) -> None:
-    facts, _ = label_store._facts(path.parent)
+    facts, _ = label_store.read_facts(path.parent)
     label_store.write_epoch(path, dataclasses.replace(facts, fingerprint="0" * 64), 1, arrays(1))
 
 
 def of_other_shape(path: Path) -> None:
-    facts, _ = label_store._facts(path.parent)
+    facts, _ = label_store.read_facts(path.parent)
     label_store.write_epoch(path, dataclasses.replace(facts, top_k=0), 1, arrays(1))
 
 

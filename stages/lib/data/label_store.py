@@ -153,7 +153,7 @@ class Store:
         Raises Refusal where the store is missing, damaged, or one for something else.
         """
         self.folder = folder
-        self.facts, self.sums = _facts(folder)
+        self.facts, self.sums = read_facts(folder)
         _must_fit(folder, self.facts, ours, classes, soft)
         for epoch in range(self.facts.epochs):
             self._read(epoch, whole=False)
@@ -194,7 +194,7 @@ def remedy(folder: Path) -> str:
     )
 
 
-def _facts(folder: Path) -> tuple[Facts, list[str]]:
+def read_facts(folder: Path) -> tuple[Facts, list[str]]:
     """What store.json says: (facts, checksum of each epoch). Raises Refusal."""
     path = folder / FACTS
     try:
