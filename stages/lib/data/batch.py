@@ -43,4 +43,6 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return dataclasses.replace(self, **moved, answers=self.answers and self.answers.to(device))
+        if self.answers is not None:
+            moved["answers"] = self.answers.to(device)
+        return dataclasses.replace(self, **moved)
