@@ -16,6 +16,7 @@ from stages.lib.core import load
 from stages.lib.core.ranks import Rank
 from stages.lib.data.batch import Batch
 from stages.lib.data.batches import Stream, batches
+from stages.lib.data.classifier_stream import stream_of
 from stages.lib.data.each_once import each_once
 from stages.lib.data.normalise import normalise
 from stages.lib.data.pixels import classifier_pixels
@@ -24,7 +25,6 @@ from stages.lib.data.shards import ShardReader
 from stages.lib.params.everything import Everything
 from stages.lib.params.pretrain import Pretrain
 from stages.lib.params.views import Views
-from stages.lib.training import classifier
 
 PRESETS = Path(__file__).parents[1] / "presets"
 PREFETCH = 4
@@ -59,7 +59,7 @@ def mae_stream(pictures: Pictures, cfg: Pretrain) -> Stream:
 
 def classifier_stream(pictures: Pictures, views: Views, depth: int = 12) -> Stream:
     """Crops, flips, RandAugment, erasing, and the numbers behind stochastic depth."""
-    return classifier.stream_of(views, pictures.index, ShardReader(pictures.index, pictures.folder), depth)
+    return stream_of(views, pictures.index, ShardReader(pictures.index, pictures.folder), depth)
 
 
 def endless(stream: Stream, cores: int) -> Iterator[Batch]:

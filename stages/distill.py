@@ -2,7 +2,8 @@
 
 in    data/index/<set>.parquet    where every image lies in the shards
       data/models/mae             with train.init: mae, its encoder
-      data/models/teacher         with train.teacher: teacher
+      data/models/teacher         with train.teacher: teacher; with train.labels: stored it is neither loaded nor run
+      data/labels/stored          with train.labels: stored, what it said of every view
 out   data/models/student         a timm folder
       data/history/student.csv    one row an epoch
       data/samples/student.png    the first training images, as the student and the teacher see them
@@ -20,9 +21,11 @@ from timm.models.vision_transformer import VisionTransformer
 
 from stages.lib.core import load, ranks, runs
 from stages.lib.core.signals import Watch
-from stages.lib.data import tiles
+from stages.lib.data import fingerprint, tiles
 from stages.lib.data.batches import batches
-from stages.lib.data.index import read_index
+from stages.lib.data.classifier_stream import stream_of
+from stages.lib.data.index import Index, read_index
+from stages.lib.data.label_store import FACTS, Store
 from stages.lib.data.normalise import denormalise
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.data.published import shards_of
@@ -36,6 +39,7 @@ from stages.lib.training import classifier, history, launcher, machine
 from stages.lib.training.classifier import Material
 
 TEACHER, ENCODER, STUDENT = Path("data/models/teacher"), Path("data/models/mae"), Path("data/models/student")
+LABELS = Path("data/labels/stored")
 SHOWN = (4, 12)  # rows and columns of the picture
 
 
@@ -46,18 +50,39 @@ def main() -> None:
     index_path = Path(f"data/index/{set_name}.parquet")
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     taught = cfg.distill != "none"
-    inputs = [index_path, *([ENCODER] if cfg.init == "mae" else []), *([TEACHER] if taught else [])]
+    models = [*([ENCODER] if cfg.init == "mae" else []), *([TEACHER] if taught else [])]
+    index = read_index(index_path, "train")
+    store = stored(cfg, index) if taught and cfg.labels == "stored" else None
+    inputs = [index_path, *models, *([LABELS / FACTS] if store else [])]
     watch = Watch()
     with runs.open_run("distill", None, [cfg], inputs, ranks.first()) as run:
         device = machine.prepare(run, system)
-        material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
-        student = fresh_student(cfg, len(material.train.classes))
-        teacher = teaching.load(TEACHER, material.train.classes, cfg.teacher_normalisation) if taught else None
-        objective = recipe(student, teacher, cfg.distill, cfg, len(material.train.classes)).to(device)
+        material = Material(index, read_index(index_path, "val"), shards)
+        student = fresh_student(cfg, len(index.classes))
+        asked = taught and store is None
+        teacher = teaching.load(TEACHER, index.classes, cfg.teacher_normalisation) if asked else None
+        objective = recipe(
+            student,
+            teacher,
+            cfg.distill,
+            cfg,
+            len(index.classes),
+            answered=store is not None,
+            teacher_precision=cfg.labelling.precision,
+        ).to(device)
         if ranks.first():
             show_views(cfg, material)
         rows = classifier.train(
-            "distill", objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
+            "distill",
+            objective,
+            student,
+            partial(deit.mean_logits, student),
+            cfg,
+            material,
+            run,
+            system,
+            watch,
+            answers=store.answers if store else None,
         )
         if not ranks.first():
             return
@@ -69,8 +94,8 @@ def main() -> None:
             arguments,
             cfg.views.image_size,
             cfg.crop_pct,
-            material.train.classes,
-            derived_from=folder.lineage(*inputs[1:]),
+            index.classes,
+            derived_from=folder.lineage(*models),
         )
         history.write(Path("data/history/student.csv"), rows)
 
@@ -85,9 +110,15 @@ def fresh_student(cfg: Train, classes: int) -> VisionTransformer:
     return student
 
 
+def stored(cfg: Train, index: Index) -> Store:
+    """What the teacher said of the views this block defines. Raises Refusal where the store is about anything else."""
+    ours = fingerprint.parts_of(cfg.views, index.path, TEACHER, cfg.teacher_normalisation, cfg.labelling.precision)
+    return Store(LABELS, ours, len(index.classes), soft=cfg.distill == "soft")
+
+
 def show_views(cfg: Train, material: Material) -> None:
     """Write the first training images of epoch 0 after augmentation, erasing and mixing."""
-    stream = classifier.stream_of(cfg.views, material.train, ShardReader(material.train, material.shards), 0)
+    stream = stream_of(cfg.views, material.train, ShardReader(material.train, material.shards), 0)
     batch = next(batches(stream, 0, 1, ranks.Rank(), 0, 1))
     rows, columns = SHOWN
     seen = denormalise(classifier_pixels(batch)[: rows * columns]).permute(0, 2, 3, 1).numpy()

@@ -21,9 +21,10 @@ from stages.lib.models import architecture, deit, folder, teaching
 from stages.lib.objectives.distill import recipe
 from stages.lib.params.distillation import Kind
 from stages.lib.params.finetune import Finetune
+from stages.lib.params.labelling import TrainTeacherNormalisation
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
-from stages.lib.params.train import TrainDistill, TrainTeacherNormalisation
+from stages.lib.params.train import TrainDistill
 from stages.lib.training import classifier, history, launcher, machine
 from stages.lib.training.classifier import Material
 

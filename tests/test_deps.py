@@ -92,6 +92,7 @@ def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> Non
     assert set(streaming) == {
         "teacher",
         "pretrain",
+        "label",
         "distill",
         "finetune",
         "transfer",
@@ -99,6 +100,33 @@ def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> Non
         "export",
         "export-mae",
     }
+
+
+def test_label__knows_nothing_of_students_and_only_distill_knows_its_store() -> None:
+    """The teacher is asked again for another view, index or teacher: not for a loop, an optimizer, alpha, tau or a student."""
+    assert {param for param in STAGES["label"]["params"] if not param.startswith("versions.")} == {
+        f"train.{key}" for key in ("views", "labels", "labelling", "teacher", "teacher_normalisation")
+    }
+    files = {Path(dep).stem for dep in STAGES["label"]["deps"] if dep.endswith(CODE)}
+    students = {
+        "classifier",
+        "loop",
+        "optimizer",
+        "schedule",
+        "ema",
+        "checkpoint",
+        "plan",
+        "deit",
+        "positions",
+        "vit",
+        "distill",
+    }
+    assert not files & (students | {"train", "training", "distillation", "everything"})
+    store = {"answers", "label_store", "fingerprint"}
+    knowing = {name for name, spec in STAGES.items() if store & {Path(dep).stem for dep in spec["deps"]}}
+    assert knowing == {"label", "distill"}
+    depending = {name for name, spec in STAGES.items() if any(dep.startswith("data/labels/") for dep in spec["deps"])}
+    assert depending == {"distill"}
 
 
 def test_store__is_known_to_shard_alone() -> None:

@@ -123,6 +123,7 @@ def test_repro__from_nothing_gives_the_same_lock(clean: Path, monkeypatch: pytes
             {"export@teacher", "export@student", "export@finetuned", "export-mae"},
         ),
         ("stages/lib/objectives/distill.py", "class Distill", "# edited\nclass Distill", {"distill", "finetune"}),
+        ("stages/lib/models/teaching.py", '"""', '"""Edited. ', {"label", "distill", "finetune"}),
         (
             "data/expectations/manifest.json",
             '"about": "',
@@ -163,6 +164,18 @@ def test_repro__an_edited_limit_runs_its_gate_and_the_page_that_shows_it(clean: 
 @pytest.mark.parametrize("kind", ["soft", "none"])
 def test_experiment__one_word_reruns_distill_and_what_follows(clean: Path, kind: str) -> None:
     assert ran(dvc(clean, "exp", "run", "-S", f"train.distill={kind}")) == ALWAYS | {"check"} | AFTER_DISTILL
+
+
+def test_experiment__with_stored_labels_a_sweep_never_runs_the_teacher_again(clean: Path) -> None:
+    """And the first of them makes the very student of live labels, so nothing after it runs at all."""
+    before = (clean / "data/models/student/model.safetensors").read_bytes()
+    assert ran(dvc(clean, "exp", "run", "-S", "train.labels=stored")) == ALWAYS | {"check", "label", "distill"}
+    assert (clean / "data/models/student/model.safetensors").read_bytes() == before
+    sweep = ran(dvc(clean, "exp", "run", "-S", "train.alpha=0.3"))
+    assert sweep == ALWAYS | {"check"} | AFTER_DISTILL  # no label
+    assert (clean / "data/models/student/model.safetensors").read_bytes() != before
+    other = ran(dvc(clean, "exp", "run", "-S", "train.views.seed=1"))  # negative control: other views
+    assert other == ALWAYS | {"check", "label"} | AFTER_DISTILL
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import torch
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.ranks import Rank
+from stages.lib.data.answers import Answers
 from stages.lib.data.batch import Batch
 from stages.lib.data.batches import batches
+from stages.lib.data.classifier_stream import stream_of
 from stages.lib.data.index import read_index
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.views import Views
-from stages.lib.training.classifier import stream_of
 from tests.workspace import SET
 
 VIEWS = Views(
@@ -71,6 +72,22 @@ def test_batches__another_seed_is_another_hash(project: Path) -> None:
 def test_batches__a_restart_goes_on_with_the_same_bytes(project: Path) -> None:
     whole = list(batches(stream(project), 0, STEPS, Rank(), 1, 2))
     assert read(project, 1, 0, first=7) == digest(whole[7:])
+
+
+def test_batches__answers_are_about_the_same_positions_for_ranks_workers_and_restarts(project: Path) -> None:
+    """A store that answers with 1000 * epoch + position: what a batch carries is about its own images, whoever reads it."""
+
+    def said(epoch: int, positions: np.ndarray) -> Answers:
+        return Answers(torch.from_numpy(1000 * epoch + positions))
+
+    asking = dataclasses.replace(stream(project), answers=said)
+    for world, workers, first in ((1, 0, 0), (1, 3, 7), (2, 1, 0)):
+        for rank in range(world):
+            for step, batch in enumerate(batches(asking, first, STEPS, Rank(rank, world), workers, 2), start=first):
+                assert batch.answers is not None
+                assert torch.equal(batch.answers.hard, 1000 * (step // asking.steps_per_epoch) + batch.positions)
+                assert len(batch.answers) == len(batch.images)
+    assert all(batch.answers is None for batch in batches(stream(project), 0, 1, Rank(), 0, 1))
 
 
 def test_batches__views_of_an_image_differ_and_never_meet_in_a_mixing_group(project: Path) -> None:

@@ -19,6 +19,7 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.core.ranks import Rank
 from stages.lib.core.s3 import Unavailable
 from stages.lib.data.batches import batches
+from stages.lib.data.classifier_stream import stream_of
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index, read_index
 from stages.lib.data.preparation import Preparation
@@ -26,7 +27,6 @@ from stages.lib.data.published import Published
 from stages.lib.data.shard_cache import ShardCache, Wanted
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.views import Views
-from stages.lib.training.classifier import stream_of
 from tests.ingestion.raw_project import RawProject, png
 from tests.s3 import FAULTS, PASSING, Server
 from tests.workspace import environment

@@ -1,5 +1,6 @@
 """DeiT's losses by hand and the objective's treatment of its teacher."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from stages.lib.data.answers import Answers
 from stages.lib.data.batch import Batch
 from stages.lib.data.mixing import Mix
 from stages.lib.data.pixels import classifier_pixels
@@ -170,3 +172,61 @@ def test_distill__a_kind_without_teacher_or_head_is_refused() -> None:
         objective(student(), None, "soft")
     with pytest.raises(ValueError, match="distillation token"):
         objective(student(distilled=False), Teacher(), "hard")
+
+
+def answered(batch: Batch, logits: torch.Tensor, top_k: int) -> Batch:
+    """The batch with what a store would hold of these logits: decisions, and the k highest probabilities in 16 bits."""
+    most, classes = logits.log_softmax(-1).topk(top_k)
+    rest = (
+        (1 - most.exp().sum(-1)).clamp_min(0).log()
+        if top_k < logits.shape[1]
+        else torch.full((len(logits),), -math.inf)
+    )
+    said = Answers(logits.argmax(-1), classes, most.half().float(), rest.half().float())
+    return dataclasses.replace(batch, answers=said)
+
+
+def test_answers__hard_is_the_live_loss_bit_for_bit_and_the_teacher_is_not_asked() -> None:
+    teacher, batch, model = Teacher().eval(), batch_of(), student()
+    live = objective(model, teacher, "hard")(batch)
+    logits = teacher(classifier_pixels(batch)).detach()
+    asked = len(teacher.calls)
+    for beside in (None, teacher):
+        stored = objective(model, beside, "hard", answered=True)(answered(batch, logits, 1))
+        assert all(torch.equal(stored[name], live[name]) for name in live)
+    assert len(teacher.calls) == asked
+    other = answered(batch, logits.roll(1, 0), 1)  # negative control: another image's answers
+    assert not torch.equal(objective(model, None, "hard", answered=True)(other)["loss"], live["loss"])
+
+
+def test_answers__soft_with_every_class_is_the_live_loss_to_16_bits() -> None:
+    teacher, batch, model = Teacher().eval(), batch_of(), student()
+    live = objective(model, teacher, "soft")(batch)
+    logits = teacher(classifier_pixels(batch)).detach()
+    stored = objective(model, None, "soft", answered=True)(answered(batch, logits, 5))
+    torch.testing.assert_close(stored["distillation"], live["distillation"], rtol=2e-2, atol=1e-5)
+    fewer = objective(model, None, "soft", answered=True)(answered(batch, logits, 1))
+    assert (fewer["distillation"] - live["distillation"]).abs() > 10 * (
+        stored["distillation"] - live["distillation"]
+    ).abs()
+
+
+def test_answers__soft_with_fewer_classes_by_hand() -> None:
+    """tau 2; of 5 classes one has 3/7 and the rest 4/7, so 1/7 each: sqrt 3 against ones; the student says all are equal."""
+    said = Answers(torch.tensor([2]), torch.tensor([[2]]), torch.tensor([[3 / 7]]).log(), torch.tensor([4 / 7]).log())
+    model = objective(student(), None, "soft", answered=True, tau=2.0)
+    share, total_ = math.sqrt(3), math.sqrt(3) + 4
+    kl = share / total_ * math.log(5 * share / total_) + 4 / total_ * math.log(5 / total_)
+    assert abs(model.as_answered(torch.ones(1, 5), said).item() - 4 * kl / 5) < 1e-6
+
+
+def test_teacher__answers_in_its_own_number_format() -> None:
+    """bf16 is what autocast makes of it, and a student's own autocast around it changes nothing."""
+    teacher, batch, model = Teacher().eval(), batch_of(), student()
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = teacher(classifier_pixels(batch)).detach().float()
+    rounded = objective(model, teacher, "soft", teacher_precision="bf16")(batch)["distillation"]
+    _, logits = deit.heads(model, classifier_pixels(batch))
+    assert logits is not None
+    torch.testing.assert_close(rounded, soft_distillation(logits, wanted, 3.0, "elements"), rtol=0, atol=0)
+    assert not torch.equal(rounded, objective(model, teacher, "soft")(batch)["distillation"])

@@ -43,6 +43,16 @@ def changed(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
             "views.image_size 18 is not a multiple of model.patch_size 4",
         ),
         (Train, DEFAULT["train"], {"teacher": "none"}, "needs teacher: teacher"),
+        (
+            Train,
+            DEFAULT["train"],
+            {"labels": "stored", "teacher": "none", "distill": "none"},
+            "stored needs teacher: teacher",
+        ),
+        (Train, DEFAULT["train"], {"labels": "stored", "distill": "soft"}, "needs labelling.top_k of at least 1"),
+        (Train, DEFAULT["train"], {"labels": "kept"}, "labels"),
+        (Train, DEFAULT["train"], {"labelling__precision": "fp16"}, "labelling.precision"),
+        (Train, DEFAULT["train"], {"labelling__top_k": 65536}, "labelling.top_k"),
         (Train, DEFAULT["train"], {"loss": "bce"}, "loss bce needs label_smoothing 0"),
         (Train, DEFAULT["train"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
         (Transfer, DEFAULT["transfer"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
@@ -226,3 +236,9 @@ def test_published_uri__is_an_address_or_null_and_no_part_of_a_runs_identity() -
     for wrong in ("bucket/prefix", "https://bucket/prefix", "s3://", "s3:///x", "s3://B", 7):
         with pytest.raises(ValidationError, match="published_uri"):
             Shard.model_validate(values | {"published_uri": wrong})
+
+
+def test_train__stored_labels_that_have_a_teacher_and_hold_enough() -> None:
+    for changes in ({}, {"distill": "none"}, {"distill": "soft", "labelling__top_k": 1}):
+        Train.model_validate(changed(DEFAULT["train"], labels="stored", **changes))
+    Train.model_validate(changed(DEFAULT["train"], distill="soft"))  # live labels need no top_k

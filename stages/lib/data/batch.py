@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:  # pretraining neither erases nor mixes: those files are no reason to pretrain again
+if TYPE_CHECKING:  # pretraining neither erases, mixes nor asks a teacher: those files are no reason to pretrain again
+    from stages.lib.data.answers import Answers
     from stages.lib.data.erasing import Erasure
     from stages.lib.data.mixing import Mix
 
@@ -33,6 +34,8 @@ class Batch:
     """(image in this batch, what covers it)."""
     mixes: tuple[Mix, ...] = ()
     """One per B / len(mixes) consecutive images; empty: no mixing."""
+    answers: Answers | None = None
+    """What a teacher said of these images some time ago; None: nobody asked it."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on `device`; what is pinned travels while the host goes on."""
@@ -41,6 +44,8 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
+        if self.answers is not None:
+            moved["answers"] = self.answers.to(device)
         return dataclasses.replace(self, **moved)
 
     def parts(self, count: int) -> Sequence[Batch]:
@@ -56,5 +61,7 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
+        if self.answers is not None:
+            kept["answers"] = self.answers[rows]
         erasures = tuple((n - rows.start, one) for n, one in self.erasures if rows.start <= n < rows.stop)
         return dataclasses.replace(self, **kept, erasures=erasures, mixes=self.mixes[mixes])

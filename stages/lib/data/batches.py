@@ -26,7 +26,8 @@ from stages.lib.data.recycled import Recycled
 from stages.lib.data.shards import ShardReader
 from stages.lib.data.view import Drawn
 
-if TYPE_CHECKING:  # pretraining neither augments, erases nor mixes: those files are no reason to pretrain again
+if TYPE_CHECKING:  # pretraining neither augments, erases, mixes nor asks a teacher: no reason to pretrain again
+    from stages.lib.data.answers import Answers
     from stages.lib.data.mixing import Mix
     from stages.lib.data.randaugment import Step
 
@@ -56,6 +57,8 @@ class Stream:
     mix: Callable[[np.random.Generator], Mix] | None = None
     augment: Callable[[np.ndarray, Sequence[Step]], None] | None = None
     """(u8[3, size, size], the view's steps): in place."""
+    answers: Callable[[int, np.ndarray], Answers] | None = None
+    """(epoch, positions i64[b]) -> what a teacher said of their views; called in order, by one thread."""
     pinned: bool = False
     """Pixels lie where a GPU can fetch them by itself."""
     meter: Meter = field(default_factory=Meter, compare=False)
@@ -183,4 +186,5 @@ class _Task:
             keep=None if self.keep is None else torch.from_numpy(self.keep),
             erasures=tuple((place, one.erasure) for place, one in enumerate(self.drawn) if one and one.erasure),
             mixes=mixes,
+            answers=self.stream.answers(self.epoch, self.positions) if self.stream.answers else None,
         )

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.models import folder
+from stages.lib.models.precision import autocast
+from stages.lib.params.precision import Precision
 
 
 def load(path: Path, classes: Sequence[str], normalisation: Literal["same", "own"]) -> nn.Module:
@@ -29,6 +31,16 @@ def load(path: Path, classes: Sequence[str], normalisation: Literal["same", "own
             f"{list(IMAGENET_DEFAULT_MEAN)} and {list(IMAGENET_DEFAULT_STD)}. train.teacher_normalisation: own gives each its own."
         )
     return Renormalised(network, mean, std).eval()
+
+
+def ask(teacher: nn.Module, pixels: Tensor, precision: Precision) -> Tensor:
+    """f[B, 3, H, W] -> its logits f[B, classes], without gradient, in single precision or more.
+
+    The teacher computes in `precision` whatever surrounds the call: an answer given beside a student is the one that is stored.
+    """
+    with torch.no_grad(), autocast(pixels.device, precision):
+        logits: Tensor = teacher(pixels)
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def agree(path: Path, theirs: tuple[str, ...], count: int, ours: tuple[str, ...]) -> None:

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.lib.data.pixels import classifier_pixels
+from stages.lib.models import teaching
 from stages.lib.models.deit import heads, is_distilled
 from stages.lib.objectives.classify import binary_cross_entropy, soft_cross_entropy, targets_of
 
 if TYPE_CHECKING:
+    from stages.lib.data.answers import Answers
     from stages.lib.data.batch import Batch
     from stages.lib.params.distillation import Distillation
+    from stages.lib.params.precision import Precision
 
 Kind = Literal["none", "soft", "hard"]
 Divisor = Literal["elements", "batch"]
@@ -43,8 +46,9 @@ def total(base: Tensor, distillation: Tensor, alpha: float) -> Tensor:
 class Distill(nn.Module):
     """Base loss on the labels, and the teacher's part where `kind` is not none.
 
-    The teacher is in eval mode, without gradient, and sees exactly the student's pixels: erased and mixed. It is no
-    submodule: parameters, state dict and train() know nothing of it, but it moves with the objective.
+    What the teacher says comes with the batch (`answered`: with every batch), or the teacher is asked, in its own number format.
+    It is then in eval mode, without gradient, and sees exactly the student's pixels: erased and mixed. It is no submodule:
+    parameters, state dict and train() know nothing of it, but it moves with the objective.
     Kind none with two heads: the mean of their logits learns the labels, as DeiT fine-tuned in eval mode; with `fuse`
     off the class head alone, as DeiT trained. Raises ValueError where a kind lacks its teacher or its head.
     """
@@ -62,14 +66,17 @@ class Distill(nn.Module):
         tau: float = 1.0,
         divisor: Divisor = "elements",
         fuse: bool = True,
+        answered: bool = False,
+        teacher_precision: "Precision" = "fp32",
     ) -> None:
         super().__init__()
-        if kind != "none" and teacher is None:
-            raise ValueError(f"distill: {kind} needs a teacher")
+        if kind != "none" and teacher is None and not answered:
+            raise ValueError(f"distill: {kind} needs a teacher, or its answers")
         if kind != "none" and not is_distilled(student):
             raise ValueError(f"distill: {kind} needs a student with a distillation token")
         self.student, self.kind, self.fuse = student, kind, fuse
         self.teacher: tuple[nn.Module, ...] = () if teacher is None else (teacher.eval(),)  # hidden from torch
+        self.teacher_precision = teacher_precision
         self.alpha, self.tau, self.divisor = alpha, tau, divisor
         self.base = {"ce": soft_cross_entropy, "bce": binary_cross_entropy}[loss]
         self.smoothing, self.classes = smoothing, classes
@@ -84,7 +91,10 @@ class Distill(nn.Module):
             base = self.base(fused, targets)
             return {"loss": base, "base": base.detach(), "distillation": torch.zeros_like(base)}
         base = self.base(class_logits, targets)
-        distillation = self.distillation(dist_logits, pixels)
+        if batch.answers is not None:
+            distillation = self.as_answered(dist_logits, batch.answers)
+        else:
+            distillation = self.distillation(dist_logits, pixels)
         return {
             "loss": total(base, distillation, self.alpha),
             "base": base.detach(),
@@ -93,11 +103,16 @@ class Distill(nn.Module):
 
     def distillation(self, logits: Tensor, pixels: Tensor) -> Tensor:
         """What the distillation head's logits f[B,C] cost against the teacher's of the same pixels."""
-        with torch.no_grad():
-            wanted = self.teacher[0](pixels)
+        wanted = teaching.ask(self.teacher[0], pixels, self.teacher_precision)
         if self.kind == "soft":
             return soft_distillation(logits, wanted, self.tau, self.divisor)
         return hard_distillation(logits, wanted)
+
+    def as_answered(self, logits: Tensor, answers: "Answers") -> Tensor:
+        """The same cost against what the teacher said of these pixels when it was asked before."""
+        if self.kind == "soft":
+            return soft_distillation(logits, answers.spread(self.classes), self.tau, self.divisor)
+        return functional.cross_entropy(logits, answers.hard)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
         """What .to(), .double() and the like do: the teacher follows."""
@@ -107,7 +122,14 @@ class Distill(nn.Module):
 
 
 def recipe(
-    student: VisionTransformer, teacher: nn.Module | None, kind: Kind, cfg: "Distillation", classes: int
+    student: VisionTransformer,
+    teacher: nn.Module | None,
+    kind: Kind,
+    cfg: "Distillation",
+    classes: int,
+    *,
+    answered: bool = False,
+    teacher_precision: "Precision" = "fp32",
 ) -> Distill:
     """The objective a block describes; `kind` beside it, since fine-tuning may take it from `train`."""
     return Distill(
@@ -120,4 +142,6 @@ def recipe(
         alpha=cfg.alpha,
         tau=cfg.tau,
         divisor=cfg.soft_divisor,
+        answered=answered,
+        teacher_precision=teacher_precision,
     )

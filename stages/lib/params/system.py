@@ -26,6 +26,9 @@ class System(Frozen):
     """How often processes that train together are started again from the last checkpoint after one of them died."""
     prefetch: Annotated[int, Field(ge=1)]
     """Batches prepared ahead."""
+    label_batch: Annotated[int, Field(ge=0)] = 0
+    """Images the teacher answers at once while labels are stored; 0: train.views.batch_size, as beside a student. Kept on resume;
+    another number may flip single labels, and `label` measures how many."""
     log_seconds: Annotated[float, Field(gt=0)]
     """Between two lines in a log that is no terminal."""
     log_steps: Annotated[int, Field(ge=1)]

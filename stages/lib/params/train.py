@@ -5,11 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, RootModel, model_validator
 
 from stages.lib.params.distillation import Distillation, Kind
+from stages.lib.params.labelling import Labelling, Labels, Normalisation, TeacherFolder
 from stages.lib.params.vit import ViT
-
-Normalisation = Literal["same", "own"]
-"""same: a teacher that wants another mean and standard deviation than the student is refused. own: its pixels are mapped from
-the student's to its own."""
 
 
 class Train(Distillation):
@@ -20,9 +17,11 @@ class Train(Distillation):
     model: ViT
     init: Literal["scratch", "mae"]
     """mae: patch embedding, blocks, norm and class token come from data/models/mae."""
-    teacher: Literal["teacher", "none"]
+    teacher: TeacherFolder
     """Folder under data/models; none only without distillation, and then distill does not wait for the teacher."""
     teacher_normalisation: Normalisation
+    labels: Labels
+    labelling: Labelling
     head_std: Annotated[float, Field(gt=0)]
     """Standard deviation of fresh heads: 0.02 in DeiT, 2e-5 in MAE's fine-tuning."""
 
@@ -37,10 +36,20 @@ class Train(Distillation):
             raise ValueError(f"distill: {self.distill} needs teacher: teacher")
         return self
 
+    @model_validator(mode="after")
+    def answerable(self) -> Self:
+        """Stored labels have a teacher to come from, and hold what the student is taught."""
+        if self.labels == "live":
+            return self
+        if self.teacher == "none":
+            raise ValueError("labels: stored needs teacher: teacher to ask; without a teacher set labels to live")
+        if self.distill == "soft" and not self.labelling.top_k:
+            raise ValueError(
+                "distill: soft with labels: stored needs labelling.top_k of at least 1 (all classes are exact, 10 take 44 bytes "
+                "a view), and 0 stores the teacher's decisions alone; raise top_k, or set labels to live"
+            )
+        return self
+
 
 class TrainDistill(RootModel[Kind]):
     """train.distill alone: all that fine-tuning needs to know of the block."""
-
-
-class TrainTeacherNormalisation(RootModel[Normalisation]):
-    """train.teacher_normalisation alone: fine-tuning asks the same teacher."""

@@ -13,17 +13,14 @@ from torch import Tensor, nn
 from stages.lib.core import ranks
 from stages.lib.core.runs import Run
 from stages.lib.core.signals import Watch
-from stages.lib.data import mixing, order
-from stages.lib.data.augment import classifier_view
-from stages.lib.data.batches import Stream, batches
+from stages.lib.data.batches import batches
+from stages.lib.data.classifier_stream import stream_of
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index
 from stages.lib.data.preparation import Preparation
-from stages.lib.data.randaugment_planes import apply_planes
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.system import System
 from stages.lib.params.training import Training
-from stages.lib.params.views import Views
 from stages.lib.training import machine, processes
 from stages.lib.training import optimizer as optimizers
 from stages.lib.training.checkpoint import Keeper
@@ -33,7 +30,8 @@ from stages.lib.training.loop import Row, Trained, fit
 from stages.lib.training.partition import together
 from stages.lib.training.plan import planned
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only a student learns from stored answers: teacher and transfer do not depend on how they are kept
+    from stages.lib.data.answers import Answers
     from stages.lib.data.published import Published
 
 log = logging.getLogger(__name__)
@@ -48,48 +46,6 @@ class Material:
     shards: "Path | Published"
 
 
-def stream_of(views: Views, index: Index, reader: ShardReader, depth: int) -> Stream:
-    """The training stream `views` define; depth: blocks with stochastic depth, 0 for none."""
-    group = views.mix_group if views.mixes else 0
-    arranged = group and views.order != "deit"
-
-    def mix(rng: np.random.Generator) -> mixing.Mix:
-        return mixing.draw(
-            rng,
-            views.mixup,
-            views.cutmix,
-            views.mix_prob,
-            views.mix_switch,
-            views.image_size,
-            views.image_size,
-            views.cutmix_box,
-        )
-
-    return Stream(
-        index=index,
-        reader=reader,
-        order=lambda epoch: _order(views, index, epoch),
-        view=classifier_view(views),
-        augment=apply_planes,
-        size=views.image_size,
-        batch_size=views.batch_size,
-        seed=views.seed,
-        depth=depth,
-        arrangement=order.grouped(views.batch_size, group, views.repeats) if arranged else None,
-        mix_group=group,
-        mix=mix if group else None,
-    )
-
-
-def _order(views: Views, index: Index, epoch: int) -> np.ndarray:
-    """i64[positions]: the image at each position of an epoch."""
-    if views.order == "deit":
-        return order.deit(len(index), views.repeats, views.replicas, views.batch_size, epoch)
-    if views.order == "block":
-        return order.repeated(order.block(index.shard_of, views.window, views.seed, epoch), views.repeats)
-    return order.repeated(order.permutation(len(index), views.seed, epoch), views.repeats)
-
-
 def train(
     title: str,
     objective: nn.Module,
@@ -102,16 +58,18 @@ def train(
     watch: Watch,
     norm_group: int = 1,
     settle: Callable[[], None] | None = None,
+    answers: "Callable[[int, np.ndarray], Answers] | None" = None,
 ) -> list[Row]:
     """Train `network`, which lies in `objective`, in place; leave the selected weights in it; returns the history.
 
     logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures. norm_group: images whose batch statistics are one.
-    settle: called after the passes of each step, before the optimizer.
+    settle: called after the passes of each step, before the optimizer. answers: (epoch, positions i64[b]) -> what a teacher
+    said of those views; they come with the batches.
     """
     views = cfg.views
     depth = len(blocks) if isinstance(blocks := getattr(network, "blocks", None), nn.Sequential) else 0  # 0: a convnet
     stream = stream_of(views, material.train, ShardReader(material.train, material.shards), depth)
-    stream = replace(stream, pinned=next(objective.parameters()).is_cuda)
+    stream = replace(stream, pinned=next(objective.parameters()).is_cuda, answers=answers)
     steps = stream.steps_per_epoch
     group = together(stream.mix_group, norm_group)
     passes = machine.divided(run, system, views.batch_size, group).passes

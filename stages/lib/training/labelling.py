@@ -1,0 +1,193 @@
+"""Ask a teacher about every view of an epoch, as fast as it goes, and how much a faster way changes of what it says.
+
+On a GPU the convolutions of a teacher want their channels last, and nothing is fetched from the device before the epoch ends.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stages.lib.data.ahead import Meter
+from stages.lib.data.batch import Batch
+from stages.lib.data.pixels import classifier_pixels
+from stages.lib.models import teaching
+from stages.lib.params.precision import Precision
+
+log = logging.getLogger(__name__)
+AHEAD = 2  # forward passes the host may be ahead of a GPU: their batches wait in memory
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the teacher is run. All but the precision only moves last bits, and with them a label now and then."""
+
+    precision: Precision
+    images: int = 0
+    """At once; 0: a global batch, as beside a student."""
+    channels_last: bool = False
+
+
+def logits_of(teacher: nn.Module, batches: list[Batch], way: Way) -> Tensor:
+    """f[images, classes] of some global batches, on their device."""
+    pixels = torch.cat([classifier_pixels(batch) for batch in batches])
+    if way.channels_last:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    parts = pixels.split(way.images) if way.images else (pixels,)
+    return torch.cat([teaching.ask(teacher, part, way.precision) for part in parts])
+
+
+def laid_out(teacher: nn.Module, way: Way) -> nn.Module:
+    """The teacher with its weights in the way's memory format."""
+    return teacher.to(memory_format=torch.channels_last if way.channels_last else torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+
+
+def passes(batches: Iterable[Batch], way: Way) -> Iterator[list[Batch]]:
+    """As many global batches as are asked about at once; at least one."""
+    held: list[Batch] = []
+    for batch in batches:
+        held.append(batch)
+        if (len(held) + 1) * len(batch.images) > way.images:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+class Answered:
+    """The answers to an epoch's views, gathered on the device: 4 bytes a view, with top_k 6 * k + 4 more."""
+
+    def __init__(self, positions: int, top_k: int, device: torch.device) -> None:
+        self.top_k = top_k
+        self.seen = torch.zeros(positions, dtype=torch.int32, device=device)
+        self.tensors = {"hard": torch.empty(positions, dtype=torch.int32, device=device)}
+        if top_k:
+            self.tensors |= {
+                "classes": torch.empty(positions, top_k, dtype=torch.int32, device=device),
+                "log_probabilities": torch.empty(positions, top_k, dtype=torch.float16, device=device),
+                "log_rest": torch.empty(positions, dtype=torch.float16, device=device),
+            }
+
+    def add(self, positions: Tensor, logits: Tensor) -> None:
+        """positions: i64[B]; logits: f32[B, classes]."""
+        found = {"hard": logits.argmax(-1)}
+        if self.top_k:
+            every = logits.log_softmax(-1)
+            most, classes = every.topk(self.top_k)
+            rest = every.scatter(1, classes, -torch.inf).logsumexp(-1)
+            found |= {"classes": classes, "log_probabilities": most, "log_rest": rest}
+        for name, values in found.items():
+            self.tensors[name].index_copy_(0, positions, values.to(self.tensors[name].dtype))
+        self.seen.index_add_(0, positions, torch.ones_like(positions, dtype=torch.int32))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As label_store writes them."""
+        assert bool((self.seen == 1).all()), "a position of the epoch was answered twice, or never"
+        return {name: tensor.cpu().numpy() for name, tensor in self.tensors.items()}
+
+
+@torch.inference_mode()
+def label_epoch(
+    teacher: nn.Module,
+    batches: Iterable[Batch],
+    positions: int,
+    top_k: int,
+    way: Way,
+    device: torch.device,
+    after: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    """The teacher's answers to an epoch's batches, by position; after(images) is called after each forward pass."""
+    answered, queued = Answered(positions, top_k, device), Queued(device)
+    for some in passes(batches, way):
+        here = [batch.to(device) for batch in some]
+        answered.add(torch.cat([batch.positions for batch in here]), logits_of(teacher, here, way))
+        queued.one_more()
+        after(sum(len(batch.images) for batch in here))
+    return answered.arrays()
+
+
+class Queued:
+    """Keeps the host from piling up work, and batches with it, before a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu, self.events = device.type == "cuda", deque[torch.cuda.Event]()
+
+    def one_more(self) -> None:
+        """Another pass was handed to the device; wait for the one AHEAD before it."""
+        if self.on_gpu:
+            event = torch.cuda.Event(blocking=True)
+            event.record()
+            self.events.append(event)
+            if len(self.events) > AHEAD:
+                self.events.popleft().synchronize()
+
+
+@torch.inference_mode()
+def flips(teacher: nn.Module, batches: Iterable[Batch], way: Way, device: torch.device) -> dict[str, float]:
+    """Share of decisions that differ on some batches: `way` from the teacher beside a student, and that one from single precision.
+
+    {"images", "from_live", "of_precision"}; the teacher is left laid out in `way`.
+    """
+    live, single = Way(way.precision), Way("fp32")
+    images = ours = theirs = 0
+    for some in passes(batches, way):
+        here = [batch.to(device) for batch in some]
+        own = logits_of(laid_out(teacher, way), here, way).argmax(-1)
+        laid_out(teacher, live)
+        beside = torch.cat([logits_of(teacher, [batch], live) for batch in here]).argmax(-1)
+        exact = beside
+        if live != single:
+            exact = torch.cat([logits_of(teacher, [batch], single) for batch in here]).argmax(-1)
+        images += len(beside)
+        ours += int((own != beside).sum())
+        theirs += int((beside != exact).sum())
+    laid_out(teacher, way)
+    return {"images": images, "from_live": ours / images, "of_precision": theirs / images}
+
+
+class Progress:
+    """Says every `log_seconds` how far and how fast; what it says is no part of a result."""
+
+    def __init__(self, title: str, images: int, log_seconds: float, meter: Meter) -> None:
+        """images: to be asked about from now on."""
+        self.title, self.images, self.log_seconds, self.meter = title, images, log_seconds, meter
+        self.began = self.spoke = time.monotonic()
+        self.done = self.said = 0
+        self.waited = 0.0
+
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, with the time until each noted."""
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def add(self, epoch: int, images: int) -> None:
+        """Some more are done."""
+        self.done += images
+        now = time.monotonic()
+        if now - self.spoke < self.log_seconds and self.done < self.images:
+            return
+        spent = max(now - self.spoke, 1e-9)
+        left = (now - self.began) / self.done * (self.images - self.done)
+        costs = ", ".join(f"{name.removesuffix('_ms')} {ms:.2f}" for name, ms in self.meter.milliseconds().items())
+        log.info(
+            "%s: epoch %d, %d of %d images, %.0f images/s, %.0f %% of the time waiting for data%s, %.0f s left",
+            self.title,
+            epoch,
+            self.done,
+            self.images,
+            (self.done - self.said) / spent,
+            100 * self.waited / spent,
+            f" (ms a view and thread: {costs})" if costs else "",
+            left,
+        )
+        self.spoke, self.said, self.waited = now, self.done, 0.0
