@@ -32,7 +32,7 @@ from stages.lib.objectives.distill import recipe
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import Train
-from stages.lib.training import classifier, history, machine
+from stages.lib.training import classifier, history, machine, transformer_kernels
 from stages.lib.training.classifier import Material
 
 TEACHER, ENCODER, STUDENT = Path("data/models/teacher"), Path("data/models/mae"), Path("data/models/student")
@@ -55,6 +55,7 @@ def main() -> None:
         teacher = teaching.load(TEACHER, material.train.classes, cfg.teacher_normalisation) if taught else None
         objective = recipe(student, teacher, cfg.distill, cfg, len(material.train.classes)).to(device)
         show_views(cfg, material)
+        transformer_kernels.prepare_classifier(run, student, cfg, system)
         rows = classifier.train(
             "distill", objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )

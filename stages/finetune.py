@@ -24,7 +24,7 @@ from stages.lib.params.finetune import Finetune
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import TrainDistill, TrainTeacherNormalisation
-from stages.lib.training import classifier, history, machine
+from stages.lib.training import classifier, history, machine, transformer_kernels
 from stages.lib.training.classifier import Material
 
 TEACHER, STUDENT, FINETUNED = Path("data/models/teacher"), Path("data/models/student"), Path("data/models/finetuned")
@@ -49,6 +49,7 @@ def main() -> None:
         classes = material.train.classes
         teacher = teaching.load(TEACHER, classes, normalisation.root) if kind != "none" else None
         objective = recipe(larger, teacher, kind, cfg, len(classes)).to(device)
+        transformer_kernels.prepare_classifier(run, larger, cfg, system)
         rows = classifier.train(
             "finetune", objective, larger, partial(deit.mean_logits, larger), cfg, material, run, system, watch
         )

@@ -7,14 +7,9 @@ import torch
 from stages.lib.data.batch import Batch
 from stages.lib.data.normalise import normalise
 from stages.lib.models.mae import MAE, patchify
-from stages.lib.objectives.reconstruct import Reconstruct, masked_mean, target
+from stages.lib.objectives.reconstruct import Reconstruct, target
 from stages.lib.params.pretrain import Decoder
 from stages.lib.params.vit import ViT
-
-
-def test_masked_mean__hidden_patches_only() -> None:
-    """(1 + 5) / 2; the visible 100 counts nothing."""
-    assert masked_mean(torch.tensor([[1.0, 100.0, 5.0]]), torch.tensor([[1.0, 0.0, 1.0]])).item() == 3.0
 
 
 def test_target__plain_is_the_patches() -> None:

@@ -1,6 +1,8 @@
 """The RegNetY teacher (Radosavovic et al. 2020, arXiv 2003.13678), from timm, and batch statistics by position."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, cast
 
 import timm
 import torch
@@ -18,6 +20,26 @@ def model_args(sizes: RegNetSizes | None) -> dict[str, Any]:
 def create(architecture: str, sizes: RegNetSizes | None, classes: int) -> nn.Module:
     """timm's RegNetY with timm's initialisation, from torch's global generator: `torch.manual_seed` first."""
     return timm.create_model(architecture, num_classes=classes, **model_args(sizes))
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Compile each block of a timm RegNet for training, in place; without gradients (validation) they run as they are.
+
+    Blocks of equal shape share one graph: two a stage.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)  # the default is 8
+    step = torch.compile(_plain, dynamic=False)
+    for stage in (network.s1, network.s2, network.s3, network.s4):
+        for block in cast(nn.Module, stage).children():
+            block.forward = functools.partial(_either, step, block)  # type: ignore[method-assign]
+
+
+def _plain(block: nn.Module, x: Tensor) -> Tensor:
+    return cast(Tensor, type(block).forward(block, x))
+
+
+def _either(step: Callable[[nn.Module, Tensor], Tensor], block: nn.Module, x: Tensor) -> Tensor:
+    return step(block, x) if torch.is_grad_enabled() else _plain(block, x)
 
 
 class GroupedBatchNorm(BatchNormAct2d):

@@ -19,6 +19,9 @@ class System(Frozen):
     """Processes for ingest and shard; 0: every core."""
     prefetch: Annotated[int, Field(ge=1)]
     """Batches prepared ahead."""
+    checkpoint_activations: bool = False
+    """Keep only each transformer block's input for the backward pass and compute the rest again: the same bits with less memory,
+    for a third more work. For models or batches that do not fit."""
     log_seconds: Annotated[float, Field(gt=0)]
     """Between two lines in a log that is no terminal."""
     log_steps: Annotated[int, Field(ge=1)]

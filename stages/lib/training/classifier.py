@@ -21,6 +21,8 @@ from stages.lib.data.index import Index
 from stages.lib.data.preparation import Preparation
 from stages.lib.data.randaugment_planes import apply_planes
 from stages.lib.data.shards import ShardReader
+from stages.lib.models import flops
+from stages.lib.models.precision import autocast
 from stages.lib.params.system import System
 from stages.lib.params.training import Training
 from stages.lib.params.views import Views
@@ -108,7 +110,11 @@ def train(
     stream = stream_of(views, material.train, ShardReader(material.train, material.shards), depth)
     stream = replace(stream, pinned=next(objective.parameters()).is_cuda)
     steps = stream.steps_per_epoch
-    plan = planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps)
+    plan = replace(
+        planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps),
+        precision=cfg.precision,
+        flops_per_image=flops.training_flops(flops.counted_macs(network, views.image_size)),
+    )
     trained = Trained(
         objective,
         network,
@@ -120,7 +126,8 @@ def train(
     preparation = Preparation(views.image_size, cfg.crop_pct)
 
     def look(_: int) -> Row:
-        return validate(objective, logits, material, preparation, system.workers)
+        with autocast(next(objective.parameters()).device, cfg.precision):
+            return validate(objective, logits, material, preparation, system.workers)
 
     history = fit(
         trained,

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Stopped, Watch
+from stages.lib.models.precision import autocast
+from stages.lib.params.precision import Precision
+from stages.lib.training import peak
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
@@ -123,10 +126,10 @@ def fit(
         log.info("%s: continuing after step %d of %d", journal.title, trained.step, plan.steps)
     trained.objective.train()
     with journal.start(trained.step):
-        clock = _Clock(trained.step, meter)
+        clock = _Clock(trained.step, meter, device, plan)
         for batch in clock.waiting(batches(trained.step, plan.steps)):
             rate = plan.rate(trained.step)
-            trained.add(_step(trained, batch.to(device), rate, plan.clip_norm))
+            trained.add(_step(trained, batch.to(device), rate, plan.clip_norm, plan.precision))
             trained.step += 1
             epoch, within = divmod(trained.step - 1, plan.steps_per_epoch)
             within += 1
@@ -153,11 +156,14 @@ def fit(
     return trained.history
 
 
-def _step(trained: Trained, batch: Batch, rate: float, clip_norm: float) -> dict[str, Tensor]:
-    """One optimizer step; returns the objective's scalars."""
+def _step(
+    trained: Trained, batch: Batch, rate: float, clip_norm: float, precision: Precision = "fp32"
+) -> dict[str, Tensor]:
+    """One optimizer step; returns the objective's scalars. The backward pass takes its formats from the forward pass."""
     for group in trained.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
-    losses: dict[str, Tensor] = trained.objective(batch)
+    with autocast(batch.images.device, precision):
+        losses: dict[str, Tensor] = trained.objective(batch)
     trained.optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
     if clip_norm:
@@ -169,10 +175,15 @@ def _step(trained: Trained, batch: Batch, rate: float, clip_norm: float) -> dict
 
 
 class _Clock:
-    """Images a second, the share of time spent waiting for them, and what a loader thread spends on one, since the last row."""
+    """How fast it goes since the last row: images a second, the share of time spent waiting for them, what a loader thread spends
+    on one, the share of the device's peak that the model's arithmetic is (MFU); and the most memory used so far."""
 
-    def __init__(self, step: int, meter: Meter | None) -> None:
+    def __init__(self, step: int, meter: Meter | None, device: torch.device, plan: Plan) -> None:
         self.since, self.step, self.waited, self.meter = time.monotonic(), step, 0.0, meter
+        self.device, self.flops_per_image, self.peak = device, plan.flops_per_image, 0.0
+        if plan.flops_per_image:
+            self.peak, source = peak.peak_flops(device, plan.precision)
+            log.info("%.3g TFLOP/s (%s) count as the whole of this %s", self.peak / 1e12, source, device.type)
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, with the time until each noted."""
@@ -188,6 +199,10 @@ class _Clock:
         """Numbers of the time since the last call."""
         now = time.monotonic()
         spent = max(now - self.since, 1e-9)
-        row = {"images_per_second": (step - self.step) * batch_size / spent, "waiting_share": self.waited / spent}
+        rate = (step - self.step) * batch_size / spent
+        row = {"images_per_second": rate, "waiting_share": self.waited / spent}
+        if self.peak:
+            row["mfu"] = rate * self.flops_per_image / self.peak
+        row["peak_bytes"] = float(peak.peak_bytes(self.device))
         self.since, self.step, self.waited = now, step, 0.0
         return row | (self.meter.milliseconds() if self.meter else {})

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stages.lib.params.optimizer import Optimizer, Schedule
+from stages.lib.params.precision import Precision
 from stages.lib.training import optimizer as optimizers
 from stages.lib.training import schedule as schedules
 
@@ -18,6 +19,10 @@ class Plan:
     """Step, counted from 0 -> learning rate; a group's own is this times its `lr_scale`."""
     clip_norm: float = 0.0
     log_steps: int = 10
+    precision: Precision = "fp32"
+    """Of the objective's forward pass."""
+    flops_per_image: float = 0.0
+    """A training step's, by the model's sizes (docs/performance.md); 0: unknown."""
 
     @property
     def steps(self) -> int:
