@@ -11,7 +11,7 @@ from stages.lib.models.precision import autocast
 from stages.lib.params.precision import Precision
 from stages.lib.params.training import Training
 from stages.lib.training import kernels
-from stages.lib.training.fastest import fastest
+from stages.lib.training.fastest import preferred, shortest
 from stages.lib.training.kernels import Choice
 
 Layout = Literal["contiguous", "channels-last"]
@@ -59,7 +59,7 @@ def layout(network: nn.Module, precision: Precision, image_size: int) -> Layout:
 
     network.eval()
     try:
-        return fastest({kind: steps_of(kind) for kind in LAYOUTS}, device, turns=False)[0]
+        return preferred(shortest({kind: steps_of(kind) for kind in LAYOUTS}, device, turns=False))
     finally:
         lay(network, "contiguous")
         network.train(training)

@@ -2,12 +2,12 @@
 
 import functools
 import resource
-import time
 from typing import Literal
 
 import torch
 
 from stages.lib.params.precision import Precision
+from stages.lib.training.fastest import timed
 
 Source = Literal["table", "measured"]
 DENSE = {
@@ -42,19 +42,13 @@ def peak_flops(device: torch.device, precision: Precision) -> tuple[float, Sourc
 
 
 @functools.lru_cache(8)
-def _measured(device: torch.device, precision: Precision, _threads: int, _kernels: str) -> float:
+def _measured(device: torch.device, precision: Precision, threads: int, _kernels: str) -> float:
     side = SIDE * (8 if device.type == "cuda" else 1)
     matrix = torch.ones(side, side, dtype=torch.bfloat16 if precision == "bf16" else torch.float32, device=device)
     least = float("inf")
     with torch.inference_mode():
-        for _ in range(4):
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            began = time.perf_counter()
-            _ = matrix @ matrix
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            least = min(least, time.perf_counter() - began)
+        for _ in range(8):
+            least = min(least, timed(lambda: matrix @ matrix, device) / (threads if device.type == "cpu" else 1))
     return 2 * side**3 / least
 
 

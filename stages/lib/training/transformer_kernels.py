@@ -20,14 +20,14 @@ from stages.lib.models.precision import autocast
 from stages.lib.params.precision import Precision
 from stages.lib.params.system import System
 from stages.lib.training import kernels
-from stages.lib.training.fastest import CLEARLY, fastest
+from stages.lib.training.fastest import preferred, shortest
 from stages.lib.training.kernels import Choice, Matmul
 
 if TYPE_CHECKING:  # whoever trains one kind of block need not know the other's
     from stages.lib.params.pretrain import Pretrain
     from stages.lib.params.training import Training
 
-ELEMENTS = 1 << 18
+ELEMENTS = 1 << 17
 """Values of a measured batch on a CPU, where more only takes longer; a GPU gets a batch that fills it."""
 MOST_IMAGES = 64
 AS_EXACT = 4.0
@@ -99,36 +99,42 @@ def measured(parts: Mapping[str, Part], precision: Precision, batch_size: int) -
 
     Attention for each part and products for all, since one depends on the other.
     """
-    best, least = Choice(), float("inf")
-    for matmul in matmuls(next(iter(parts.values())).into, precision):
-        found, spent = Choice(matmul=matmul), 0.0
-        with multiplying(matmul):
-            for name, part in parts.items():
-                kind, seconds = attention(part, precision, batch_size)
-                found[f"attention.{name}"] = kind
-                spent += seconds * len(part.blocks)
-        if not best or spent * CLEARLY < least:
-            best, least = found, spent
-    return best
+    ways = matmuls(next(iter(parts.values())).into, precision)
+    seconds = {name: seconds_of(part, ways, precision, batch_size) for name, part in parts.items()}
+    totals, choices = dict[Matmul, float](), dict[Matmul, Choice]()
+    for matmul in ways:
+        choices[matmul], totals[matmul] = Choice(matmul=matmul), 0.0
+        for name, part in parts.items():
+            kinds = {kind: spent for (way, kind), spent in seconds[name].items() if way == matmul}
+            kinds = kinds or {"fused": min(seconds[name].values())}  # too little to be measured: nothing changes
+            kind = preferred(kinds)
+            choices[matmul][f"attention.{name}"] = kind
+            totals[matmul] += kinds[kind] * len(part.blocks)
+    return choices[preferred(totals)]
 
 
-def attention(part: Part, precision: Precision, batch_size: int) -> tuple[Attention, float]:
-    """The better kind for a part, and seconds a block then takes for the measured batch."""
-    before = cast(Any, part.first.attn).fused_attn
+def seconds_of(
+    part: Part, ways: tuple[Matmul, ...], precision: Precision, batch_size: int
+) -> dict[tuple[Matmul, Attention], float]:
+    """What a block takes for a few images, forward and backward, in every way."""
+    before, math = cast(Any, part.first.attn).fused_attn, torch.get_float32_matmul_precision()
     device, width = part.into.weight.device, part.into.in_features
     most = MOST_IMAGES if device.type == "cuda" else max(1, ELEMENTS // (part.tokens * width))
     shape = min(batch_size, most, MOST_IMAGES), part.tokens, width
     tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     try:
-        return fastest({kind: _step(part.first, tokens, kind, precision) for kind in ATTENTION}, device)
+        steps = {(way, kind): _step(part.first, tokens, way, kind, precision) for way in ways for kind in ATTENTION}
+        return shortest(steps, device)
     finally:
         attend(part.first, "fused" if before else "plain")
+        torch.set_float32_matmul_precision(math)
 
 
-def _step(block: Block, tokens: Tensor, kind: Attention, precision: Precision) -> Callable[[], object]:
+def _step(block: Block, tokens: Tensor, matmul: Matmul, kind: Attention, precision: Precision) -> Callable[[], object]:
     weights = [weight for weight in block.parameters() if weight.requires_grad]
 
     def step() -> object:
+        kernels.multiply(matmul)
         attend(block, kind)
         with autocast(tokens.device, precision):
             seen = blocks.residual(block, tokens, None, None)
