@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-slow setup check lint lock deps golden bench runs prune clean
+.PHONY: demo test test-slow setup check lint lock deps golden bench bench-step runs prune clean
 
 demo: setup
 	dvc repro
@@ -49,6 +49,12 @@ golden: setup
 CORES ?= 2
 bench: setup
 	python -m benchmarks.loader --images $(IMAGES) --cores $(CORES)
+
+# Our training step beside the ones people run: make bench-step MODEL=deit-tiny DEVICE=cpu
+MODEL ?= micro-deit
+DEVICE ?= cpu
+bench-step: setup
+	python -m benchmarks.step --model $(MODEL) --device $(DEVICE)
 
 # Run folders (checkpoints, live logs): list them, or remove all but each stage's newest.
 runs: setup

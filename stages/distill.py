@@ -35,7 +35,7 @@ from stages.lib.objectives.distill import recipe
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import Train
-from stages.lib.training import classifier, history, launcher, machine
+from stages.lib.training import classifier, history, launcher, machine, transformer_kernels
 from stages.lib.training.classifier import Material
 
 TEACHER, ENCODER, STUDENT = Path("data/models/teacher"), Path("data/models/mae"), Path("data/models/student")
@@ -72,6 +72,7 @@ def main() -> None:
         ).to(device)
         if ranks.first():
             show_views(cfg, material)
+        transformer_kernels.prepare_classifier(run, student, cfg, system)
         rows = classifier.train(
             "distill",
             objective,

@@ -25,7 +25,7 @@ from stages.lib.params.labelling import TrainTeacherNormalisation
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import TrainDistill
-from stages.lib.training import classifier, history, launcher, machine
+from stages.lib.training import classifier, history, launcher, machine, transformer_kernels
 from stages.lib.training.classifier import Material
 
 TEACHER, STUDENT, FINETUNED = Path("data/models/teacher"), Path("data/models/student"), Path("data/models/finetuned")
@@ -49,7 +49,8 @@ def main() -> None:
         larger = deit.enlarge(student, cfg.views.image_size, cfg.drop_path if cfg.mode == "train" else 0.0)
         classes = material.train.classes
         teacher = teaching.load(TEACHER, classes, normalisation.root) if kind != "none" else None
-        objective = recipe(larger, teacher, kind, cfg, len(classes)).to(device)
+        objective = recipe(larger, teacher, kind, cfg, len(classes), teacher_precision=cfg.precision).to(device)
+        transformer_kernels.prepare_classifier(run, larger, cfg, system)
         rows = classifier.train(
             "finetune", objective, larger, partial(deit.mean_logits, larger), cfg, material, run, system, watch
         )

@@ -29,17 +29,20 @@ from stages.lib.data.normalise import denormalise, normalise
 from stages.lib.data.published import shards_of
 from stages.lib.data.randomness import Purpose, generator
 from stages.lib.data.shards import ShardReader
-from stages.lib.models import architecture, folder
+from stages.lib.models import architecture, flops, folder
 from stages.lib.models.mae import MAE, patchify, unpatchify
+from stages.lib.models.mae_flops import mae_macs
+from stages.lib.models.precision import autocast
 from stages.lib.objectives.reconstruct import Reconstruct
 from stages.lib.params.pretrain import Pretrain
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
-from stages.lib.training import history, launcher, machine, optimizer, processes
+from stages.lib.training import history, launcher, machine, optimizer, processes, transformer_kernels
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.journal import Journal
 from stages.lib.training.loop import Row, Trained, fit
 from stages.lib.training.plan import planned
+from stages.lib.training.transformer_kernels import Part
 
 SHOWN = 8  # reconstructions in the picture
 
@@ -59,8 +62,13 @@ def main() -> None:
         objective = Reconstruct(mae, cfg.norm_pix).to(device)
         stream = replace(stream_of(cfg, train, ShardReader(train, shards)), pinned=device.type == "cuda")
         steps = stream.steps_per_epoch
+        transformer_kernels.prepare(run, parts_of(mae), cfg, cfg.batch_size, system)
         passes = machine.divided(run, system, cfg.batch_size, 1).passes
-        plan = planned(cfg.optimizer, cfg.schedule, cfg.epochs, cfg.batch_size, steps, system.log_steps, passes)
+        plan = replace(
+            planned(cfg.optimizer, cfg.schedule, cfg.epochs, cfg.batch_size, steps, system.log_steps, passes),
+            precision=cfg.precision,
+            flops_per_image=flops.training_flops(mae_macs(cfg.model, cfg.decoder, cfg.image_size, cfg.mask_ratio)),
+        )
         journal = Journal(run, "pretrain", plan.steps, system.log_seconds)
         reader = ShardReader(val, shards)
 
@@ -85,6 +93,14 @@ def main() -> None:
         tiles.save(Path("data/samples/mae.png"), picture)
         save(mae, cfg)
         history.write(Path("data/history/mae.csv"), rows)
+
+
+def parts_of(mae: MAE) -> dict[str, Part]:
+    """The encoder sees visible patches, the decoder all of them, each with a class token."""
+    return {
+        "encoder": Part(mae.blocks, 1 + mae.keep),
+        "decoder": Part(mae.decoder_blocks, mae.decoder_pos_embed.shape[1]),
+    }
 
 
 def stream_of(cfg: Pretrain, index: Index, reader: ShardReader) -> Stream:
@@ -122,7 +138,7 @@ def examine(
     found: list[tuple[float, int]] = []
     picture = np.empty(0)
     objective.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(device, cfg.precision):
         for batch in each_once(val, reader, frame, cfg.batch_size, workers, ranks.current()):
             batch = with_noise(batch, cfg).to(device)
             found.append((float(objective(batch)["loss"]), len(batch.images)))

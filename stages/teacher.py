@@ -31,7 +31,7 @@ from stages.lib.objectives.classify import Classify
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.teacher import Teacher
-from stages.lib.training import classifier, history, launcher, machine, processes
+from stages.lib.training import classifier, convnet_kernels, history, launcher, machine, processes
 from stages.lib.training.classifier import Material
 
 TEACHER = Path("data/models/teacher")
@@ -55,6 +55,9 @@ def main() -> None:
         if cfg.source == "train":
             regnet.group_norm_statistics(network, cfg.norm_group)
             objective.to(device)
+            convnet_kernels.prepare(run, network, cfg)
+            if cfg.compile:
+                regnet.compile_blocks(network)
             settle = partial(regnet.settle, network, processes.rows_of_all)
             rows = classifier.train(
                 "teacher", objective, network, network, cfg, material, run, system, watch, cfg.norm_group, settle

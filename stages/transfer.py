@@ -25,7 +25,7 @@ from stages.lib.objectives.classify import Classify
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.transfer import Transfer
-from stages.lib.training import classifier, history, launcher, machine, measure
+from stages.lib.training import classifier, history, launcher, machine, measure, transformer_kernels
 from stages.lib.training.classifier import Material
 
 
@@ -44,6 +44,7 @@ def main() -> None:
         student = deit.enlarge(folder.load(origin)[0], cfg.views.image_size, cfg.drop_path)
         deit.fresh_heads(student, len(classes), cfg.head_std, torch.Generator().manual_seed(cfg.views.seed))
         objective = Classify(student, deit.mean_logits, len(classes), cfg.label_smoothing).to(device)
+        transformer_kernels.prepare_classifier(run, student, cfg, system)
         rows = classifier.train(
             name, objective, student, partial(deit.mean_logits, student), cfg, material, run, system, watch
         )

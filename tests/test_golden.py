@@ -85,12 +85,11 @@ def _eps(patch: pytest.MonkeyPatch) -> None:
 
 
 def _biased(patch: pytest.MonkeyPatch) -> None:
-    def target(images: torch.Tensor, patch_size: int, norm_pix: bool) -> torch.Tensor:
-        patches = mae.patchify(images, patch_size)
+    def wanted(patches: torch.Tensor, norm_pix: bool) -> torch.Tensor:
         spread = (patches.var(-1, keepdim=True, correction=0) + 1e-6).sqrt()
         return (patches - patches.mean(-1, keepdim=True)) / spread if norm_pix else patches
 
-    patch.setattr(reconstruct, "target", target)
+    patch.setattr(reconstruct, "wanted", wanted)
 
 
 def _rows_first(patch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.lib.core import files
-from tests.workspace import SET, edit, run, start
+from tests.workspace import SET, edit, run, start, workers
 
 MAE = Path("data/models/mae/model.safetensors")
 ROUNDING = 2e-4  # of weights after a few steps of AdamW, which turns a gradient's last bits into a share of a step
@@ -123,13 +123,6 @@ def test_evaluate__each_image_once_and_the_same_bits(project: Path, tmp_path: Pa
     config.write_text(config.read_text().replace('"crop_pct": 1.0', '"crop_pct": 0.7'))
     run(folder, "stages.evaluate", "teacher", SET)  # control: other views are other files
     assert files.sha256(folder / made[1]) != found[0][1]
-
-
-def workers(launcher: int) -> list[int]:
-    """Processes that a launcher started, oldest first."""
-    return sorted(
-        int(child) for path in Path(f"/proc/{launcher}/task").glob("*/children") for child in path.read_text().split()
-    )
 
 
 def follow(process: "subprocess.Popen[str]", words: str) -> str:

@@ -47,6 +47,13 @@ def start(folder: Path, *command: str) -> "subprocess.Popen[str]":
     )
 
 
+def workers(launcher: int) -> list[int]:
+    """Processes that a launcher started, oldest first."""
+    return sorted(
+        int(child) for path in Path(f"/proc/{launcher}/task").glob("*/children") for child in path.read_text().split()
+    )
+
+
 def run(folder: Path, *command: str) -> str:
     """`python -m <command>` to its end; its output. Fails the test on any exit code but 0."""
     process = start(folder, *command)

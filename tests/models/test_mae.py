@@ -169,3 +169,25 @@ def test_init__nothing_visible_is_refused() -> None:
     """9 patches at 0.9 leave none."""
     with pytest.raises(ValueError, match="none of 9"):
         MAE(12, VIT, DECODER, 0.9)
+
+
+def test_embed__equals_the_convolution() -> None:
+    """Of all patches, in the published weights; 1e-12 in float64. Channels first inside a patch would be another image."""
+    mae = lively(MAE(12, VIT, DECODER, 0.6))
+    images = torch.randn(3, 3, 12, 12, dtype=torch.float64)
+    ours = mae.embed(patchify(images, 4))
+    assert (ours - mae.patch_embed(images)).abs().max() < 1e-12
+    swapped = patchify(images, 4).reshape(3, 9, 16, 3).transpose(2, 3).flatten(2)
+    assert (mae.embed(swapped) - mae.patch_embed(images)).abs().max() > 1e-2
+
+
+def test_predict_hidden__is_what_forward_predicts_there() -> None:
+    """1e-12 in float64: neither the order of the decoder's tokens nor what is not computed changes a prediction."""
+    mae = lively(MAE(12, VIT, DECODER, 0.6))
+    images, noise = torch.randn(3, 3, 12, 12, dtype=torch.float64), torch.rand(3, 9)
+    everything, mask = mae(images, noise)
+    hidden, places = mae.predict_hidden(patchify(images, 4), noise)
+    assert hidden.shape == (3, 6, 48) and mask.gather(1, places).eq(1).all()
+    there = everything.gather(1, places[..., None].expand(-1, -1, 48))
+    assert (hidden - there).abs().max() < 1e-12
+    assert (hidden - there.flip(1)).abs().max() > 1e-2  # control: other places

@@ -119,3 +119,25 @@ def test_grouped__other_norms_are_refused() -> None:
     """A 1-D batch norm has statistics too, but none of ours."""
     with pytest.raises(ValueError, match="BatchNorm1d"):
         teacher.group_norm_statistics(nn.Sequential(nn.BatchNorm1d(3)), 4)
+
+
+@pytest.mark.slow
+def test_compile_blocks__two_graphs_a_stage_at_most_and_the_same_numbers() -> None:
+    """Grouped statistics included; without gradients nothing is compiled."""
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    eager = teacher.group_norm_statistics(teacher.create("regnety_002", SIZES, 7), 2)
+    compiled = copy.deepcopy(eager)
+    teacher.compile_blocks(compiled)
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        compiled(images)
+    assert not counters["stats"]
+    assert list(compiled.state_dict()) == list(eager.state_dict())
+    eager.load_state_dict(compiled.state_dict())
+    assert torch.allclose(compiled(images), eager(images), atol=1e-4)
+    assert 1 <= counters["stats"]["unique_graphs"] <= 8
+    torch.compiler.reset()

@@ -48,5 +48,8 @@ def test_journal__tensorboard_shows_rows_what_validation_saw_and_pictures(tmp_pa
 def test_speed__says_why_training_waits() -> None:
     rates = {"images_per_second": 812.4, "waiting_share": 0.43}
     assert speed(rates) == "812 images/s, 43% of the time waiting for data"
+    rates |= {"mfu": 0.517, "peak_bytes": 3.21e9}
+    assert speed(rates) == "812 images/s, 43% of the time waiting for data, MFU 52%, 3.2 GB"
+    del rates["mfu"], rates["peak_bytes"]
     costs = {"read_ms": 0.01, "decode_ms": 0.6, "augment_ms": 0.085}
     assert speed(rates | costs).endswith("data (ms a view and thread: read 0.01, decode 0.60, augment 0.09)")

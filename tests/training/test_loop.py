@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.runs import Run
 from stages.lib.core.signals import Stopped, Watch
+from stages.lib.training import loop
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
@@ -150,3 +151,15 @@ def test_fit__the_best_weights_are_those_of_the_first_best_look(tmp_path: Path) 
     assert all(torch.equal(best["weights"][name], there[name]) for name in there)
     end = train(tmp_path / "whole").network.state_dict()
     assert not all(torch.equal(best["weights"][name], end[name]) for name in end)
+
+
+def test_clock__mfu_is_model_flops_over_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 images of 3 GFLOP in 2 s on a device of 1 TFLOP/s: 15 %. Of a model of unknown FLOPs nothing is said."""
+    monkeypatch.setattr(loop.peak, "peak_flops", lambda *_: (1e12, "table"))
+    seconds = iter([10.0, 12.0, 10.0, 12.0])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))
+    known = Plan(1, 10, 8, rate=lambda _: 0.1, flops_per_image=3e9)
+    row = loop._Clock(0, None, torch.device("cpu"), known).rates(4, 25)
+    assert row["images_per_second"] == 50.0 and row["mfu"] == pytest.approx(0.15) and row["peak_bytes"] > 0
+    unknown = Plan(1, 10, 8, rate=lambda _: 0.1)
+    assert "mfu" not in loop._Clock(0, None, torch.device("cpu"), unknown).rates(4, 25)

@@ -58,8 +58,9 @@ def erase(images: Tensor, erasures: Sequence[tuple[int, Erasure]]) -> Tensor:
             _, h, w = erasure.noise.shape
             array[image, :, erasure.top : erasure.top + h, erasure.left : erasure.left + w] = erasure.noise
         return images
-    # One transfer for all of them: dozens of small ones would each wait for the device.
-    noise = torch.from_numpy(np.concatenate([erasure.noise.ravel() for _, erasure in erasures])).to(images)
+    # One transfer for all of them, from pinned memory on its way to a GPU, so that the host goes on meanwhile.
+    drawn = torch.from_numpy(np.concatenate([erasure.noise.ravel() for _, erasure in erasures]))
+    noise = (drawn.pin_memory() if images.is_cuda else drawn).to(images, non_blocking=True)
     for (image, erasure), values in zip(erasures, noise.split([e.noise.size for _, e in erasures]), strict=True):
         _, h, w = erasure.noise.shape
         images[image, :, erasure.top : erasure.top + h, erasure.left : erasure.left + w] = values.view(3, h, w)

@@ -41,9 +41,13 @@ def standardise(images: Tensor, mean: Channels, std: Channels) -> Tensor:
 
 
 def _operations(images: Tensor, mean: Channels, std: Channels) -> Tensor:
-    centre = torch.tensor(mean, device=images.device).view(3, 1, 1)
-    spread = torch.tensor(std, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - centre) / spread
+    return (images.float() / 255 - _channels(mean, images.device)) / _channels(std, images.device)
+
+
+@functools.lru_cache(16)
+def _channels(values: Channels, device: torch.device) -> Tensor:
+    """f32[3, 1, 1], carried to the device once: a step must not wait for it."""
+    return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 @functools.lru_cache(16)
@@ -64,6 +68,5 @@ def _library() -> ctypes.CDLL | None:
 
 def denormalise(images: Tensor) -> Tensor:
     """f32[B,3,H,W] normalised -> u8[B,3,H,W] for the eye: the inverse, rounded, clamped to 0..255."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    mean, std = _channels(IMAGENET_MEAN, images.device), _channels(IMAGENET_STD, images.device)
     return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -14,8 +14,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from stages.lib.core.outcome import Refusal
-from stages.lib.models import architecture
+from stages.lib.models import architecture, blocks
 from stages.lib.models.positions import resample
+from stages.lib.models.precision import wide
 from stages.lib.params.vit import ViT
 
 
@@ -86,32 +87,20 @@ def heads(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) 
 
     `keep` f32[B,depth,2], uniform in [0,1): block i drops branch j (0 attention, 1 MLP) of image b where keep[b,i,j] is
     below its rate, and scales the others by 1 / (1 - rate) (Huang et al. 2016). None: nothing is dropped.
+    Logits are at least single precision, also under autocast: losses are computed from them.
     """
     tokens = features(model, images, keep)
     if isinstance(model, VisionTransformerDistilled):
-        return model.head(tokens[:, 0]), model.head_dist(tokens[:, 1])
-    return model.forward_head(tokens), None
+        return wide(model.head(tokens[:, 0])), wide(model.head_dist(tokens[:, 1]))
+    return wide(model.forward_head(tokens)), None
 
 
 def features(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
     """f[B,3,H,W] -> f[B,extra+L,D] after the final norm: class token, distillation token if any, patches row-major."""
     first = [token.expand(len(images), -1, -1) for token in prefix(model)]
     tokens = torch.cat([*first, model.patch_embed(images)], dim=1) + positions_of(model)
-    if keep is None:
-        return model.norm(model.blocks(tokens))
-    for index, rate in enumerate(rates(model)):
-        block = cast(Block, model.blocks[index])
-        tokens = tokens + drop(block.attn(block.norm1(tokens)), keep[:, index, 0], rate)
-        tokens = tokens + drop(block.mlp(block.norm2(tokens)), keep[:, index, 1], rate)
-    return model.norm(tokens)
-
-
-def drop(branch: Tensor, numbers: Tensor, rate: float) -> Tensor:
-    """f[B,N,D] with the images whose number f32[B] is below `rate` set to 0 and the others divided by 1 - rate."""
-    if not rate:
-        return branch
-    kept = (numbers >= rate).to(branch.dtype) / (1 - rate)
-    return branch * kept[:, None, None]
+    factors = None if keep is None else blocks.drop_factors(keep, rates(model), tokens.dtype)
+    return model.norm(blocks.run(model.blocks, tokens, factors))
 
 
 def mean_logits(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:

@@ -9,8 +9,11 @@ import torch
 from timm.layers import LayerNorm, PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional
 
+from stages.lib.models import blocks
 from stages.lib.models.positions import sincos_2d
+from stages.lib.models.precision import wide
 from stages.lib.params.pretrain import Decoder
 from stages.lib.params.vit import ViT
 
@@ -62,10 +65,10 @@ class MAE(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder.width))
         self.decoder_pos_embed = fixed_positions(decoder.width, grid)
         self.patch_embed = PatchEmbed(image_size, vit.patch_size, 3, vit.width)
-        self.blocks = nn.ModuleList(blocks(vit.width, vit.depth, vit.heads))
+        self.blocks = nn.ModuleList(fresh_blocks(vit.width, vit.depth, vit.heads))
         self.norm = LayerNorm(vit.width)
         self.decoder_embed = nn.Linear(vit.width, decoder.width)
-        self.decoder_blocks = nn.ModuleList(blocks(decoder.width, decoder.depth, decoder.heads))
+        self.decoder_blocks = nn.ModuleList(fresh_blocks(decoder.width, decoder.depth, decoder.heads))
         self.decoder_norm = LayerNorm(decoder.width)
         self.decoder_pred = nn.Linear(decoder.width, vit.patch_size**2 * 3)
         self.patch_size = vit.patch_size
@@ -84,38 +87,69 @@ class MAE(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
+    def order(self, noise: Tensor) -> Tensor:
+        """noise f[B,L] -> i64[B,L]: each image's patches by their noise; the first `keep` stay visible, the others are hidden."""
+        return noise.argsort(dim=1, stable=True)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """f[B,K,patch*patch*3] -> f[B,K,D]: the convolution of `patch_embed`, as a matrix product on these patches alone."""
+        kernel = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)  # row, column, channel, as `patchify`
+        return functional.linear(patches, kernel, self.patch_embed.proj.bias)
+
+    def latent(self, patches: Tensor, kept: Tensor) -> Tensor:
+        """All patches f[B,L,patch*patch*3], the places of visible ones i64[B,K] -> f[B,1+K,D], class token first."""
+        places = self.pos_embed[:, 1:].expand(len(patches), -1, -1)
+        tokens = self.embed(pick(patches, kept)) + pick(places, kept)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        return self.norm(blocks.run(self.blocks, torch.cat([first, tokens], dim=1)))
+
     def encode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """f[B,3,H,W], noise f[B,L] -> latent f[B,1+K,D], mask f[B,L] (1 = hidden), restore i64[B,L], kept i64[B,K].
 
         The patches with the smallest noise stay visible, in order of their noise; `restore` undoes that order.
         """
-        tokens = self.patch_embed(images) + self.pos_embed[:, 1:]
-        shuffle = noise.argsort(dim=1, stable=True)
+        shuffle = self.order(noise)
         kept = shuffle[:, : self.keep]
         mask = torch.ones_like(noise, dtype=images.dtype).scatter(1, kept, 0.0)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(images), -1, -1)
-        latent = torch.cat([first, pick(tokens, kept)], dim=1)
-        for block in self.blocks:
-            latent = block(latent)
-        return self.norm(latent), mask, shuffle.argsort(dim=1, stable=True), kept
+        return self.latent(patchify(images, self.patch_size), kept), mask, shuffle.argsort(dim=1, stable=True), kept
 
     def decode(self, latent: Tensor, restore: Tensor) -> Tensor:
         """latent f[B,1+K,D], restore i64[B,L] -> predicted patches f[B,L,patch*patch*3], hidden and visible alike."""
-        tokens = self.decoder_embed(latent)
-        hidden = self.mask_token.expand(len(tokens), restore.shape[1] + 1 - tokens.shape[1], -1)
-        patches = pick(torch.cat([tokens[:, 1:], hidden], dim=1), restore)
-        tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            tokens = block(tokens)
-        return self.decoder_pred(self.decoder_norm(tokens))[:, 1:]
+        tokens = self._with_hidden(latent, restore.shape[1])
+        tokens = torch.cat([tokens[:, :1], pick(tokens[:, 1:], restore)], dim=1) + self.decoder_pos_embed
+        return self._predict(blocks.run(self.decoder_blocks, tokens)[:, 1:])
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """f[B,3,H,W], noise f[B,L] in [0,1) -> (predicted patches f[B,L,patch*patch*3], mask f[B,L], 1 = hidden)."""
         latent, mask, restore, _ = self.encode(images, noise)
         return self.decode(latent, restore), mask
 
+    def predict_hidden(self, patches: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """f[B,L,patch*patch*3], noise f[B,L] -> (predictions f[B,L-K,patch*patch*3] of hidden patches, their places i64[B,L-K]).
 
-def blocks(width: int, depth: int, heads: int) -> list[Block]:
+        What `forward` gives there, without the work for visible patches that no loss counts. The decoder's tokens stay in order
+        of the noise and take their positions there: attention does not see an order, and so nothing is put back.
+        """
+        shuffle = self.order(noise)
+        latent = self.latent(patches, shuffle[:, : self.keep])
+        places = self.decoder_pos_embed[:, 1:].expand(len(patches), -1, -1)
+        positions = torch.cat(
+            [self.decoder_pos_embed[:, :1].expand(len(patches), -1, -1), pick(places, shuffle)], dim=1
+        )
+        tokens = blocks.run(self.decoder_blocks, self._with_hidden(latent, shuffle.shape[1]) + positions)
+        return self._predict(tokens[:, 1 + self.keep :]), shuffle[:, self.keep :]
+
+    def _with_hidden(self, latent: Tensor, patches: int) -> Tensor:
+        """f[B,1+K,D] -> f[B,1+L,decoder width]: embedded for the decoder, then a mask token for every hidden patch."""
+        tokens = self.decoder_embed(latent)
+        hidden = self.mask_token.expand(len(tokens), patches - self.keep, -1).to(tokens.dtype)
+        return torch.cat([tokens, hidden], dim=1)
+
+    def _predict(self, tokens: Tensor) -> Tensor:
+        return wide(self.decoder_pred(self.decoder_norm(tokens)))
+
+
+def fresh_blocks(width: int, depth: int, heads: int) -> list[Block]:
     """timm's pre-norm blocks: qkv bias, MLP ratio 4, exact GELU; timm's LayerNorm has eps 1e-6, as published."""
     return [Block(width, heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth)]
 

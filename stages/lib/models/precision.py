@@ -3,6 +3,7 @@
 import contextlib
 
 import torch
+from torch import Tensor
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.precision import Precision
@@ -15,3 +16,8 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise Refusal(f"{torch.cuda.get_device_name(device)} has no bfloat16; set precision to fp32.")
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def wide(values: Tensor) -> Tensor:
+    """In at least single precision: what a loss is computed from."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

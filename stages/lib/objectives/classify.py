@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from stages.lib.data.mixing import Mix, mix_targets
 from stages.lib.data.pixels import classifier_pixels
+from stages.lib.models.precision import wide
 
 if TYPE_CHECKING:
     from stages.lib.data.batch import Batch
@@ -47,5 +48,5 @@ class Classify(nn.Module):
     def forward(self, batch: "Batch") -> dict[str, Tensor]:
         """{"loss"}."""
         keep = batch.keep if self.model.training else None
-        logits = self.logits_of(self.model, classifier_pixels(batch), keep)
+        logits = wide(self.logits_of(self.model, classifier_pixels(batch), keep))
         return {"loss": soft_cross_entropy(logits, targets_of(batch, self.classes, self.smoothing))}

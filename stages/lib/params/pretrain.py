@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from stages.lib.params.frozen import Frozen, Probability
 from stages.lib.params.optimizer import Optimizer, Schedule
+from stages.lib.params.precision import Precision
 from stages.lib.params.vit import ViT
 
 
@@ -36,6 +37,10 @@ class Pretrain(Frozen):
     """Share of patches hidden; floor(patches * (1 - mask_ratio)) in double precision stay visible."""
     norm_pix: bool
     """Normalise each target patch by its own mean and standard deviation (on in the headline runs, off in the ablations)."""
+    precision: Precision = "fp32"
+    """bf16: matrix products in bfloat16, also where validation measures the loss. The published runs used fp16 likewise."""
+    compile: bool = False
+    """torch.compile the blocks for the training step; on a CPU this needs a C++ compiler ($CXX, else g++)."""
     optimizer: Optimizer
     schedule: Schedule
 

@@ -29,6 +29,9 @@ class System(Frozen):
     label_batch: Annotated[int, Field(ge=0)] = 0
     """Images the teacher answers at once while labels are stored; 0: train.views.batch_size, as beside a student. Kept on resume;
     another number may flip single labels, and `label` measures how many."""
+    checkpoint_activations: bool = False
+    """Keep only each transformer block's input for the backward pass and compute the rest again: the same bits with less memory,
+    for a third more work. For models or batches that do not fit."""
     log_seconds: Annotated[float, Field(gt=0)]
     """Between two lines in a log that is no terminal."""
     log_steps: Annotated[int, Field(ge=1)]

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from stages.lib.params.frozen import Frozen, Probability
 from stages.lib.params.optimizer import Optimizer, Schedule
+from stages.lib.params.precision import Precision
 from stages.lib.params.views import Views
 
 
@@ -20,6 +21,10 @@ class Training(Frozen):
     validation split among the (about ten) times a run looks at it; such a model's accuracy on that split is flattered."""
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Share of the resized image's side that evaluation's centre crop keeps; goes into the model's config.json (DeiT 0.875)."""
+    precision: Precision = "fp32"
+    """bf16: products and convolutions of the training step and of validation in bfloat16. The published runs used fp16 likewise."""
+    compile: bool = False
+    """torch.compile the network's blocks for the training step; on a CPU this needs a C++ compiler ($CXX, else g++)."""
     views: Views
     optimizer: Optimizer
     schedule: Schedule

@@ -19,6 +19,8 @@ from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index
 from stages.lib.data.preparation import Preparation
 from stages.lib.data.shards import ShardReader
+from stages.lib.models import flops
+from stages.lib.models.precision import autocast
 from stages.lib.params.system import System
 from stages.lib.params.training import Training
 from stages.lib.training import machine, processes
@@ -73,7 +75,11 @@ def train(
     steps = stream.steps_per_epoch
     group = together(stream.mix_group, norm_group)
     passes = machine.divided(run, system, views.batch_size, group).passes
-    plan = planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps, passes)
+    plan = replace(
+        planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps, passes),
+        precision=cfg.precision,
+        flops_per_image=flops.training_flops(flops.counted_macs(network, views.image_size)),
+    )
     trained = Trained(
         objective,
         network,
@@ -86,7 +92,8 @@ def train(
     preparation = Preparation(views.image_size, cfg.crop_pct)
 
     def look(_: int) -> Row:
-        return validate(objective, logits, material, preparation, system.workers)
+        with autocast(next(objective.parameters()).device, cfg.precision):
+            return validate(objective, logits, material, preparation, system.workers)
 
     history = fit(
         trained,

@@ -33,6 +33,7 @@ def use(choice: Choice) -> torch.device:
     if choice["device"] == "cuda" and not torch.cuda.is_available():
         raise Refusal("a CUDA device is asked for and none is here; set system.device to cpu or auto.")
     torch.set_num_threads(choice["threads"])
+    torch.set_float32_matmul_precision("highest")  # until a run chooses kernels of its own
     torch.backends.cudnn.allow_tf32 = False  # on by default: convolutions would keep 10 bits of each factor's fraction
     torch.backends.cudnn.deterministic = True
     return torch.device("cuda", ranks.local().index) if choice["device"] == "cuda" else torch.device("cpu")

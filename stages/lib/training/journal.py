@@ -95,6 +95,8 @@ class Journal:
 def speed(rates: dict[str, float]) -> str:
     """How fast, and if it waits for data, why: what a loader thread spends on a view."""
     said = f"{rates['images_per_second']:.0f} images/s, {rates['waiting_share']:.0%} of the time waiting for data"
+    said += f", MFU {rates['mfu']:.0%}" if "mfu" in rates else ""
+    said += f", {rates['peak_bytes'] / 1e9:.1f} GB" if "peak_bytes" in rates else ""
     costs = [f"{name} {rates[f'{name}_ms']:.2f}" for name in ("read", "decode", "augment") if f"{name}_ms" in rates]
     return said + (f" (ms a view and thread: {', '.join(costs)})" if costs else "")
 

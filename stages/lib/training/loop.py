@@ -21,7 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from stages.lib.core import ranks
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Stopped, Watch
-from stages.lib.training import processes
+from stages.lib.models.precision import autocast
+from stages.lib.params.precision import Precision
+from stages.lib.training import peak, processes
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
@@ -159,10 +161,10 @@ def fit(
     trained.objective.train()
     accord = processes.Accord()
     with journal.start(trained.step):
-        clock = _Clock(trained.step, meter)
+        clock = _Clock(trained.step, meter, device, plan)
         for batch in clock.waiting(batches(trained.step, plan.steps)):
             rate = plan.rate(trained.step)
-            trained.add(_step(trained, batch.to(device), rate, plan.clip_norm, plan.passes))
+            trained.add(_step(trained, batch.to(device), rate, plan.clip_norm, plan.precision, plan.passes))
             trained.step += 1
             signum, due = accord(watch.signum, keeper.due())
             epoch, within = divmod(trained.step - 1, plan.steps_per_epoch)
@@ -192,15 +194,21 @@ def fit(
     return trained.history
 
 
-def _step(trained: Trained, batch: Batch, rate: float, clip_norm: float, passes: int = 1) -> dict[str, Tensor]:
-    """One optimizer step in equal passes over this process's images; returns the means of the objective's scalars, f64."""
+def _step(
+    trained: Trained, batch: Batch, rate: float, clip_norm: float, precision: Precision = "fp32", passes: int = 1
+) -> dict[str, Tensor]:
+    """One optimizer step in equal passes over this process's images; returns the means of the objective's scalars, f64.
+
+    A backward pass takes its number formats from the forward pass.
+    """
     for group in trained.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     trained.optimizer.zero_grad(set_to_none=True)
     means: dict[str, Tensor] = {}
     for number, part in enumerate(batch.parts(passes)):
         with _quiet(trained.compute, last=number == passes - 1):
-            losses: dict[str, Tensor] = trained.compute(part)
+            with autocast(batch.images.device, precision):
+                losses: dict[str, Tensor] = trained.compute(part)
             (losses["loss"] / passes if passes > 1 else losses["loss"]).backward()
         for name, value in losses.items():
             value = value.detach().double() / passes
@@ -221,10 +229,16 @@ def _quiet(compute: nn.Module, last: bool) -> contextlib.AbstractContextManager[
 
 
 class _Clock:
-    """Images a second, the share of time spent waiting for them, and what a loader thread spends on one, since the last row."""
+    """How fast it goes since the last row: images a second, the share of time spent waiting for them, what a loader thread spends
+    on one, the share of the device's peak that the model's arithmetic is (MFU); and the most memory used so far."""
 
-    def __init__(self, step: int, meter: Meter | None) -> None:
+    def __init__(self, step: int, meter: Meter | None, device: torch.device, plan: Plan) -> None:
         self.since, self.step, self.waited, self.meter = time.monotonic(), step, 0.0, meter
+        self.device, self.flops_per_image, self.peak = device, plan.flops_per_image, 0.0
+        if plan.flops_per_image and ranks.first():
+            one, source = peak.peak_flops(device, plan.precision)
+            log.info("%.3g TFLOP/s (%s) count as the whole of this %s", one / 1e12, source, device.type)
+            self.peak = one * ranks.current().world
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, with the time until each noted."""
@@ -240,6 +254,10 @@ class _Clock:
         """Numbers of the time since the last call."""
         now = time.monotonic()
         spent = max(now - self.since, 1e-9)
-        row = {"images_per_second": (step - self.step) * batch_size / spent, "waiting_share": self.waited / spent}
+        rate = (step - self.step) * batch_size / spent
+        row = {"images_per_second": rate, "waiting_share": self.waited / spent}
+        if self.peak:
+            row["mfu"] = rate * self.flops_per_image / self.peak
+        row["peak_bytes"] = float(peak.peak_bytes(self.device))
         self.since, self.step, self.waited = now, step, 0.0
         return row | (self.meter.milliseconds() if self.meter else {})

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stages.lib.params.optimizer import Optimizer, Schedule
+from stages.lib.params.precision import Precision
 from stages.lib.training import optimizer as optimizers
 from stages.lib.training import schedule as schedules
 
@@ -22,6 +23,10 @@ class Plan:
     log_steps: int = 10
     passes: int = 1
     """Forward and backward passes of one process for one step."""
+    precision: Precision = "fp32"
+    """Of the objective's forward pass."""
+    flops_per_image: float = 0.0
+    """A training step's, by the model's sizes (docs/performance.md); 0: unknown."""
 
     @property
     def steps(self) -> int:
