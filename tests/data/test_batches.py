@@ -15,6 +15,7 @@ from stages.lib.data.batch import Batch
 from stages.lib.data.batches import batches
 from stages.lib.data.classifier_stream import stream_of
 from stages.lib.data.index import read_index
+from stages.lib.data.pixels import classifier_pixels
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.views import Views
 from tests.workspace import SET
@@ -62,6 +63,24 @@ def read(project: Path, world: int, workers: int, first: int = 0, views: Views =
 
 def test_batches__one_hash_for_ranks_and_workers(project: Path) -> None:
     assert len({read(project, world, workers) for world in (1, 2) for workers in (0, 1, 3)}) == 1
+
+
+@pytest.mark.parametrize(("world", "passes"), [(1, 2), (1, 3), (2, 3), (3, 2), (6, 1)])
+def test_batches__one_hash_for_ranks_and_passes(project: Path, world: int, passes: int) -> None:
+    """Each rank's batch divided for accumulation: put together again, every byte, erasure and mix is in its place."""
+    ranks = [list(batches(stream(project), 0, 3, Rank(r, world), 1, 2)) for r in range(world)]
+    divided = [[batch.parts(passes)[number] for batch in rank] for rank in ranks for number in range(passes)]
+    whole = list(batches(stream(project), 0, 3, Rank(), 0, 1))
+    assert digest(*divided) == digest(whole)
+    assert digest(*reversed(divided)) != digest(whole)  # control: parts in another order
+    pixels = torch.cat([classifier_pixels(part[0]) for part in divided])
+    assert torch.equal(pixels, classifier_pixels(whole[0]))
+
+
+def test_batches__parts_that_are_not_whole_groups_are_an_error(project: Path) -> None:
+    batch = next(batches(stream(project), 0, 1, Rank(), 0, 1))
+    with pytest.raises(ValueError, match="48 images in 6 mixing groups are no 4 equal parts"):
+        batch.parts(4)
 
 
 def test_batches__another_seed_is_another_hash(project: Path) -> None:

@@ -28,11 +28,11 @@ class Answers:
 
     def __getitem__(self, part: slice) -> Answers:
         """About a part of the batch."""
-        return self._each(lambda tensor: tensor[part])
+        return self.each(lambda tensor: tensor[part])
 
     def to(self, device: torch.device) -> Answers:
         """On `device`; what is pinned travels while the host goes on."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def spread(self, classes: int) -> Tensor:
         """f32[B, classes]: log-probabilities at temperature 1, as good as logits to a softmax of any temperature.
@@ -46,6 +46,7 @@ class Answers:
         each = self.log_rest - math.log(unlisted) if unlisted else self.log_rest
         return each[:, None].repeat(1, classes).scatter_(1, self.classes, self.log_probabilities)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Answers:
+    def each(self, change: Callable[[Tensor], Tensor]) -> Answers:
+        """With every tensor changed."""
         soft = (self.classes, self.log_probabilities, self.log_rest)
         return Answers(change(self.hard), *(None if tensor is None else change(tensor) for tensor in soft))

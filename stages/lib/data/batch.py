@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +39,20 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on `device`; what is pinned travels while the host goes on."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        if self.answers is not None:
-            moved["answers"] = self.answers.to(device)
-        return dataclasses.replace(self, **moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin(self) -> Batch:
+        """The batch in memory from which a GPU fetches by itself; what lies there already stays."""
+        return self._each(Tensor.pin_memory)
+
+    def used_on(self, stream: torch.cuda.Stream) -> None:
+        """Its memory on the GPU is not used again before `stream` has come this far."""
+
+        def note(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._each(note)
 
     def parts(self, count: int) -> Sequence[Batch]:
         """`count` equal consecutive parts, each with its own erasures and mixes. Raises ValueError where they are not whole."""
@@ -56,12 +62,17 @@ class Batch:
         return [self._part(slice(n * size, (n + 1) * size), slice(n * mixes, (n + 1) * mixes)) for n in range(count)]
 
     def _part(self, rows: slice, mixes: slice) -> Batch:
-        kept: dict[str, Any] = {
-            field.name: value[rows]
+        erasures = tuple((n - rows.start, one) for n, one in self.erasures if rows.start <= n < rows.stop)
+        part = self._each(lambda tensor: tensor[rows])
+        return dataclasses.replace(part, erasures=erasures, mixes=self.mixes[mixes])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """With every tensor changed."""
+        changed: dict[str, Any] = {
+            field.name: change(value)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         if self.answers is not None:
-            kept["answers"] = self.answers[rows]
-        erasures = tuple((n - rows.start, one) for n, one in self.erasures if rows.start <= n < rows.stop)
-        return dataclasses.replace(self, **kept, erasures=erasures, mixes=self.mixes[mixes])
+            changed["answers"] = self.answers.each(change)
+        return dataclasses.replace(self, **changed)

@@ -178,7 +178,7 @@ class _Task:
         if self.stream.mix is not None:
             groups = range(self.group, self.group + len(self.positions) // self.stream.mix_group)
             mixes = tuple(self.stream.mix(generator(self.stream.seed, self.epoch, g, Purpose.MIX)) for g in groups)
-        return Batch(
+        made = Batch(
             images=self.tensor,
             labels=torch.from_numpy(self.stream.index.labels[self.images].astype(np.int64)),
             positions=torch.from_numpy(self.positions.astype(np.int64)),
@@ -188,3 +188,4 @@ class _Task:
             mixes=mixes,
             answers=self.stream.answers(self.epoch, self.positions) if self.stream.answers else None,
         )
+        return made.pin() if self.stream.pinned else made

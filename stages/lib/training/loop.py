@@ -24,6 +24,7 @@ from stages.lib.core.signals import Stopped, Watch
 from stages.lib.models.precision import autocast
 from stages.lib.params.precision import Precision
 from stages.lib.training import peak, processes
+from stages.lib.training.arrival import arriving
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
@@ -162,9 +163,9 @@ def fit(
     accord = processes.Accord()
     with journal.start(trained.step):
         clock = _Clock(trained.step, meter, device, plan)
-        for batch in clock.waiting(batches(trained.step, plan.steps)):
+        for batch in clock.waiting(arriving(batches(trained.step, plan.steps), device)):
             rate = plan.rate(trained.step)
-            trained.add(_step(trained, batch.to(device), rate, plan.clip_norm, plan.precision, plan.passes))
+            trained.add(_step(trained, batch, rate, plan.clip_norm, plan.precision, plan.passes))
             trained.step += 1
             signum, due = accord(watch.signum, keeper.due())
             epoch, within = divmod(trained.step - 1, plan.steps_per_epoch)
