@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -187,6 +188,46 @@ def test_pretrain__asked_to_stop_all_save_and_leave(pair: Path, project: Path, t
     assert ending["retryable"] and "continues" in ending["reason"]
     assert "continuing after step" in run(folder, "stages.pretrain", SET)
     assert files.sha256(folder / MAE) == files.sha256(pair / MAE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [None, 0, 1])
+def test_pretrain__two_machines_are_two_processes(
+    pair: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: int | None
+) -> None:
+    """Two launchers meet by torchrun's variables, each in a folder of its own; the first machine's gets the model, and a worker
+    killed on either machine costs both a restart, which the second reads from the first's checkpoint."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for name, value in (
+        ("NNODES", "2"),
+        ("RDZV_BACKEND", "c10d"),
+        ("RDZV_ENDPOINT", f"localhost:{port}"),
+        ("RDZV_ID", "two"),
+    ):
+        monkeypatch.setenv(f"PET_{name}", value)
+    machines = [copy(project, tmp_path / str(number)) for number in (0, 1)]
+    running = [start(folder, "stages.pretrain", SET) for folder in machines]
+    if victim is not None:
+        speaker = wait_for_step(machines, 2)
+        os.kill(workers(running[speaker if victim == 0 else 1 - speaker].pid)[0], signal.SIGKILL)
+    outputs = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    (first,) = [folder for folder in machines if (folder / MAE).exists()]
+    assert files.sha256(first / MAE) == files.sha256(pair / MAE)
+
+
+def wait_for_step(machines: list[Path], step: int) -> int:
+    """Until one of the machines has written the row of a step; which one."""
+    end = time.monotonic() + 90
+    while time.monotonic() < end:
+        for number, folder in enumerate(machines):
+            for path in (folder / "data/runs/pretrain").glob("*/metrics.jsonl"):
+                if path.read_text().count("\n") >= step:
+                    return number
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} never came")
 
 
 def test_pretrain__the_launcher_killed_outright_leaves_nobody_behind(project: Path, tmp_path: Path) -> None:

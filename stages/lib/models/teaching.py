@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stages.lib.core.outcome import Refusal
 from stages.lib.models import folder
-from stages.lib.models.precision import autocast
+from stages.lib.models.precision import autocast, wide
 from stages.lib.params.precision import Precision
 
 
@@ -40,7 +40,7 @@ def ask(teacher: nn.Module, pixels: Tensor, precision: Precision) -> Tensor:
     """
     with torch.no_grad(), autocast(pixels.device, precision):
         logits: Tensor = teacher(pixels)
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return wide(logits)
 
 
 def agree(path: Path, theirs: tuple[str, ...], count: int, ours: tuple[str, ...]) -> None:
