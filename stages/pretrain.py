@@ -78,7 +78,7 @@ def main() -> None:
             return row
 
         rows = fit(
-            Trained(objective, mae, optimizer.build(cfg.optimizer, mae, cfg.model.depth)),
+            Trained(objective, mae, optimizer.build(cfg.optimizer, mae, cfg.model.depth), sharded=system.shard_weights),
             plan,
             lambda first, last: batches(stream, first, last, ranks.current(), system.workers, system.prefetch),
             Keeper(run.folder, system.checkpoint_seconds, system.keep_checkpoints),

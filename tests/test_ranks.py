@@ -105,6 +105,35 @@ def test_teacher__norm_groups_do_not_see_the_number_of_processes(project: Path, 
     assert apart(one, coarser, weights) > 10 * ROUNDING
 
 
+def test_pretrain__divided_weights_are_one_to_rounding_and_go_on(alone: Path, project: Path, tmp_path: Path) -> None:
+    """FSDP2 over two processes, killed in the middle and gone on with by one that divides nothing."""
+    folder = copy(project, tmp_path / "p", system__ranks=2, system__shard_weights=True, system__device_batch=32)
+    edit(folder, {"system.checkpoint_activations": True})
+    process = start(folder, "stages.pretrain", SET)
+    follow(process, "step 4 of")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    whole = copy(folder, tmp_path / "whole", system__ranks=1, system__shard_weights=False)
+    for finished in (folder, whole):
+        assert "continuing after step" in run(finished, "stages.pretrain", SET)
+        assert same_curve(alone, finished, "mae") and 0 < apart(alone, finished) < ROUNDING
+
+
+def test_refused__divided_weights_of_a_convnet(project: Path, tmp_path: Path) -> None:
+    folder = copy(
+        project,
+        tmp_path / "p",
+        system__ranks=2,
+        system__shard_weights=True,
+        teacher__norm_group=16,
+        train__labels="live",
+    )
+    process = start(folder, "stages.teacher", SET)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and "shard_weights knows neither ema_decay nor batch norm" in output, output
+
+
 def test_evaluate__each_image_once_and_the_same_bits(project: Path, tmp_path: Path) -> None:
     """Three processes share batches of 16; predictions and metrics are the very files one process writes."""
     folder = copy(project, tmp_path / "p", evaluate__batch_size=16)

@@ -30,6 +30,7 @@ class How:
     """How blocks run while they are trained. Without gradients they always run as they are, everything kept."""
 
     step: Step = residual
+    compiled: bool = False
     checkpoint: bool = False
     """Keep each block's input only and compute the rest again for the backward pass: the same bits, less memory."""
 
@@ -41,7 +42,7 @@ def how(blocks: Blocks) -> How:
 
 def compiled(blocks: Blocks) -> None:
     """Compile the step from one block to the next: one graph serves all blocks of a size and all their rates."""
-    blocks.how = replace(how(blocks), step=torch.compile(residual, dynamic=False, fullgraph=True))  # type: ignore[assignment]
+    blocks.how = replace(how(blocks), step=torch.compile(residual, dynamic=False, fullgraph=True), compiled=True)  # type: ignore[assignment]
 
 
 def checkpointed(blocks: Blocks) -> None:

@@ -22,6 +22,9 @@ class System(Frozen):
     device_batch: Annotated[int, Field(ge=0)] = 0
     """Images a device computes at a time, at most; what is left of its part of a batch follows in further passes (gradient
     accumulation). Recorded with a run and kept when it resumes. 0: its whole part at once."""
+    shard_weights: bool = False
+    """Processes that train together each keep a share of the weights, gradients and the optimizer's state (FSDP2), for
+    transformers that do not fit otherwise. Without effect for one process."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often processes that train together are started again from the last checkpoint after one of them died."""
     prefetch: Annotated[int, Field(ge=1)]

@@ -87,6 +87,7 @@ def train(
         Ema(network, cfg.ema_decay) if cfg.ema_decay else None,
         "val_top1" if cfg.select == "best_val" else "",
         settle,
+        system.shard_weights,
     )
 
     preparation = Preparation(views.image_size, cfg.crop_pct)

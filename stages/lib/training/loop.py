@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from stages.lib.core import ranks
@@ -23,7 +24,7 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Stopped, Watch
 from stages.lib.models.precision import autocast
 from stages.lib.params.precision import Precision
-from stages.lib.training import peak, processes
+from stages.lib.training import peak, processes, sharded
 from stages.lib.training.arrival import arriving
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
@@ -55,6 +56,8 @@ class Trained:
     """Number of a look by whose highest value the best weights are kept beside the last; empty: none are."""
     settle: Callable[[], None] | None = None
     """Called after the passes of a step: what they left to be put together over passes and processes."""
+    sharded: bool = False
+    """Of several processes each keeps a share of the weights, gradients and optimizer state; see sharded.py."""
 
     def __post_init__(self) -> None:
         self.step = 0
@@ -67,8 +70,16 @@ class Trained:
         self.compute: nn.Module = self.objective
 
     def connect(self) -> None:
-        """With other processes: start from the first one's weights, and average gradients as they come."""
-        if processes.together():
+        """With other processes: start from the first one's weights, and average gradients as they come. Raises Refusal."""
+        if not processes.together():
+            return
+        if self.sharded:
+            if self.ema or self.settle:
+                raise Refusal(
+                    "system.shard_weights knows neither ema_decay nor batch norm; set it to false for this stage."
+                )
+            self.compute, self.optimizer = sharded.divided(self.objective, self.network, self.optimizer)
+        else:
             self.compute = DistributedDataParallel(
                 self.objective, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
@@ -79,7 +90,7 @@ class Trained:
             "processes": ranks.current().world,
             "step": self.step,
             "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": sharded.whole_state(self.optimizer) if self.sharded else self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "best": self.best,
             "history": self.history,
@@ -111,6 +122,11 @@ class Trained:
         for name, value in zip(self.fresh, means, strict=True):
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.fresh = {}
+
+    def bring_home(self) -> None:
+        """Let `objective` and `network` hold the weights that are trained, where those are divided: a collective."""
+        if self.compute is not self.objective and self.sharded:
+            sharded.bring_home(self.compute, self.objective)
 
     def judge(self, seen: Row) -> None:
         """Keep a copy of the weights if a look found them better than any before; the earlier of equals stays."""
@@ -179,6 +195,7 @@ def fit(
                 row = {"epoch": epoch, **trained.means(within), "lr": rate}
                 trained.sums = {}
                 if plan.looks(epoch):
+                    trained.bring_home()
                     row |= (seen := look(trained.step))
                     trained.judge(seen)
                     journal.seen(trained.step, seen)
@@ -186,6 +203,7 @@ def fit(
             if due or signum is not None or trained.step == plan.steps:
                 if trained.sums or trained.fresh:
                     trained.means(within)
+                trained.bring_home()
                 trained.refuse_bad_weights()  # the loss is computed before the update, so finite losses prove too little
                 keeper.save(trained.step, trained.state())
             if signum is not None:
@@ -217,7 +235,7 @@ def _step(
     if trained.settle:
         trained.settle()
     if clip_norm:
-        nn.utils.clip_grad_norm_(trained.objective.parameters(), clip_norm)
+        nn.utils.clip_grad_norm_(trained.compute.parameters(), clip_norm)
     trained.optimizer.step()
     if trained.ema:
         trained.ema.update(trained.network)
@@ -226,6 +244,8 @@ def _step(
 
 def _quiet(compute: nn.Module, last: bool) -> contextlib.AbstractContextManager[object]:
     """Gradients of several passes travel once, with the last."""
+    if isinstance(compute, FSDPModule):
+        compute.set_requires_gradient_sync(last)
     return compute.no_sync() if isinstance(compute, DistributedDataParallel) and not last else contextlib.nullcontext()
 
 
