@@ -72,7 +72,7 @@ def test_pretrain__two_processes_are_one_to_rounding(alone: Path, pair: Path) ->
 
 def test_pretrain__another_seed_is_more_than_rounding(alone: Path, project: Path, tmp_path: Path) -> None:
     """Negative control of the comparison above."""
-    other = pretrained(project, tmp_path / "p", 2, pretrain__seed=1)
+    other = pretrained(project, tmp_path / "p", 1, pretrain__seed=1)
     assert not same_curve(alone, other, "mae") and apart(alone, other) > 100 * ROUNDING
 
 
@@ -88,9 +88,12 @@ def test_pretrain__four_processes_or_four_passes_are_one_to_rounding(
         assert same_curve(alone, other, "mae") and 0 < apart(alone, other) < ROUNDING
 
 
+@pytest.mark.slow
 def test_teacher__norm_groups_do_not_see_the_number_of_processes(project: Path, tmp_path: Path) -> None:
-    """Statistics of four groups of 16, in one process, in two, and in one with two passes; running statistics agree too."""
-    changes = {"teacher__norm_group": 16, "teacher__ema_decay": 0.5, "teacher__optimizer__lr": 2e-3}
+    """Statistics of four groups of 16: two processes are two passes to the bit, running statistics and EMA included; and one pass to
+    what a convnet with so few numbers makes of rounding (tests/models/test_teacher.py has it in double precision).
+    """
+    changes = {"teacher__norm_group": 16, "teacher__ema_decay": 0.5, "teacher__optimizer__lr": 1e-3}
     weights = Path("data/models/teacher/model.safetensors")
     one, two, passes = (
         copy(project, tmp_path / str(number), **changes, system__ranks=ranks, system__device_batch=most)
@@ -98,13 +101,15 @@ def test_teacher__norm_groups_do_not_see_the_number_of_processes(project: Path, 
     )
     for folder in (one, two, passes):
         run(folder, "stages.teacher", SET)
-    for other in (two, passes):
-        assert same_curve(one, other, "teacher") and apart(one, other, weights) < ROUNDING
+    assert files.sha256(two / weights) == files.sha256(passes / weights) != files.sha256(one / weights)
+    losses = [[row["loss"] for row in history(folder, "teacher")] for folder in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     coarser = copy(project, tmp_path / "control", **{**changes, "teacher__norm_group": 32})
     run(coarser, "stages.teacher", SET)
-    assert apart(one, coarser, weights) > 10 * ROUNDING
+    assert [row["loss"] for row in history(coarser, "teacher")] != pytest.approx(losses[0], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_pretrain__divided_weights_are_one_to_rounding_and_go_on(alone: Path, project: Path, tmp_path: Path) -> None:
     """FSDP2 over two processes, killed in the middle and gone on with by one that divides nothing."""
     folder = copy(project, tmp_path / "p", system__ranks=2, system__shard_weights=True, system__device_batch=32)
@@ -166,7 +171,7 @@ def follow(process: "subprocess.Popen[str]", words: str) -> str:
     raise AssertionError(f"{words!r} never came:\n{seen}")
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_pretrain__a_process_that_dies_is_started_again_with_the_others(
     pair: Path, project: Path, tmp_path: Path, victim: int
 ) -> None:
@@ -259,6 +264,7 @@ def wait_for_step(machines: list[Path], step: int) -> int:
     raise AssertionError(f"step {step} never came")
 
 
+@pytest.mark.slow
 def test_pretrain__the_launcher_killed_outright_leaves_nobody_behind(project: Path, tmp_path: Path) -> None:
     folder = copy(project, tmp_path / "p", system__ranks=2, pretrain__epochs=50)
     process = start(folder, "stages.pretrain", SET)

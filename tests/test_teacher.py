@@ -41,6 +41,7 @@ def place(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def refused(module: ModuleType, words: str) -> None:
     with pytest.raises(Refusal, match=words):
+        getattr(module, "bring", lambda: None)()
         module.main()
 
 
@@ -70,6 +71,7 @@ def test_teacher__from_elsewhere_is_measured_and_saved_like_a_trained_one(place:
     weights = place / "data/raw/theirs.pth"
     torch.save({"model": theirs().state_dict()}, weights)
     use(place, weights.name, digest_of(weights))
+    stage.bring()
     stage.main()
     model, config = folder.load(place / "data/models/teacher")
     wanted, found = theirs().state_dict(), model.state_dict()
@@ -93,6 +95,7 @@ def test_teacher__is_prepared_for_and_asked_as_its_own_config_says(place: Path) 
     use(place, "theirs/model.safetensors", digest_of(source / "model.safetensors"))
     refused(stage, "teacher.classes: by-name")
     edit(place, {"teacher.classes": "by-name"})
+    stage.bring()
     stage.main()
     made, config = folder.load(place / "data/models/teacher")
     assert config["label_names"] == list(NAMES)
@@ -113,6 +116,7 @@ def test_teacher__a_kept_file_needs_no_network(place: Path) -> None:
     digest = digest_of(kept / "arrived")
     (kept / "arrived").rename(kept / digest)
     use(place, "https://host.invalid/theirs.safetensors", digest[:10])
+    stage.bring()
     stage.main()
     notes = folder.config_of(place / "data/models/teacher")["pretrained_cfg"]["notes"]
     assert notes[0] == "Weights fetched from https://host.invalid/theirs.safetensors."
@@ -137,4 +141,5 @@ def test_teacher__a_name_on_timms_hub_is_fetched_and_must_fit(
     refused(stage, "teacher.source: .* but 00000000")  # another file than was named
     shutil.rmtree(tmp_path / "hub")
     with pytest.raises(OSError, match="cannot be reached"):
+        stage.bring()
         stage.main()

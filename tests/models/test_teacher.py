@@ -141,3 +141,29 @@ def test_compile_blocks__two_graphs_a_stage_at_most_and_the_same_numbers() -> No
     assert torch.allclose(compiled(images), eager(images), atol=1e-4)
     assert 1 <= counters["stats"]["unique_graphs"] <= 8
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_settle__passes_and_processes_are_one_batch(processes: int) -> None:
+    """Gradients, and running statistics in the order of positions, of one batch of four groups and of two passes or processes."""
+    whole = teacher.group_norm_statistics(network().train(), 4)
+    parts = [copy.deepcopy(whole) for _ in range(processes)]
+    x, labels = images(16), torch.arange(16) % 7
+    nn.functional.cross_entropy(whole(x), labels).backward()
+    teacher.settle(whole, lambda rows: rows)
+    for number, (some, wanted) in enumerate(zip(x.chunk(2), labels.chunk(2), strict=True)):
+        (nn.functional.cross_entropy(parts[number % processes](some), wanted) / 2).backward()
+    seen: list[torch.Tensor] = []
+    for part in parts:  # what the others say is known when the last one settles
+        teacher.settle(part, lambda rows: (seen.append(rows), torch.cat(seen))[1])
+    for name, parameter in whole.named_parameters():
+        gradient = sum(part.get_parameter(name).grad for part in parts)
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-12, msg=name)
+    for name, value in whole.named_buffers():
+        assert torch.equal(parts[-1].get_buffer(name), value), name
+    if processes == 2:  # control: in another order of groups the statistics are others
+        reverse = copy.deepcopy(whole)
+        reverse.load_state_dict(network().state_dict())
+        reverse(x.flip(0))
+        teacher.settle(reverse, lambda rows: rows)
+        assert not torch.equal(reverse.get_buffer("stem.bn.running_mean"), whole.get_buffer("stem.bn.running_mean"))
