@@ -19,6 +19,7 @@ from stages.lib.core import files
 from tests.workspace import SET, edit, run, start, workers
 
 MAE = Path("data/models/mae/model.safetensors")
+STUDENT = Path("data/models/student/model.safetensors")
 ROUNDING = 2e-4  # of weights after a few steps of AdamW, which turns a gradient's last bits into a share of a step
 
 
@@ -90,8 +91,8 @@ def test_pretrain__four_processes_or_four_passes_are_one_to_rounding(
 
 @pytest.mark.slow
 def test_teacher__norm_groups_do_not_see_the_number_of_processes(project: Path, tmp_path: Path) -> None:
-    """Statistics of four groups of 16: two processes are two passes to the bit, running statistics and EMA included; and one pass to
-    what a convnet with so few numbers makes of rounding (tests/models/test_teacher.py has it in double precision).
+    """Statistics of four groups of 16: two processes are two passes to the bit, running statistics and EMA included; one pass is
+    so up to what a convnet makes of rounding (tests/models/test_teacher.py has it in double precision).
     """
     changes = {"teacher__norm_group": 16, "teacher__ema_decay": 0.5, "teacher__optimizer__lr": 1e-3}
     weights = Path("data/models/teacher/model.safetensors")
@@ -262,6 +263,46 @@ def wait_for_step(machines: list[Path], step: int) -> int:
                     return number
         time.sleep(0.02)
     raise AssertionError(f"step {step} never came")
+
+
+@pytest.mark.slow
+def test_pretrain__a_process_that_hangs_is_given_up(pair: Path, project: Path, tmp_path: Path) -> None:
+    """SIGSTOP: it neither dies nor answers. Collectives give up, and all start again from the last checkpoint."""
+    folder = copy(project, tmp_path / "p", system__ranks=2, system__collective_seconds=10.0)
+    process = start(folder, "stages.pretrain", SET)
+    follow(process, "step 2 of")
+    os.kill(workers(process.pid)[1], signal.SIGSTOP)
+    output, _ = process.communicate(timeout=150)
+    assert process.returncode == 0, output
+    assert "continuing after step" in output
+    assert files.sha256(folder / MAE) == files.sha256(pair / MAE)
+
+
+def test_pretrain__stopped_before_it_has_begun(project: Path, tmp_path: Path) -> None:
+    """A signal that meets workers that cannot obey yet is not lost."""
+    folder = copy(project, tmp_path / "p", system__ranks=2)
+    process = start(folder, "stages.pretrain", SET)
+    follow(process, "2 processes on this machine")
+    end = time.monotonic() + 30
+    while not workers(process.pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert not (folder / MAE).exists()
+
+
+def test_distill__mixing_and_stochastic_depth_do_not_see_the_number_of_processes(project: Path, tmp_path: Path) -> None:
+    """96 images are three mixing groups: three processes of one, or one process with passes of one."""
+    changes = {"train__distill": "none", "train__teacher": "none", "train__views__epochs": 2, "train__drop_path": 0.4}
+    one, three, passes = (
+        copy(project, tmp_path / str(number), **changes, system__ranks=ranks, system__device_batch=most)
+        for number, (ranks, most) in enumerate([(1, 0), (3, 0), (1, 33)])
+    )
+    for folder in (one, three, passes):
+        run(folder, "stages.distill", SET)
+    for other in (three, passes):
+        assert same_curve(one, other, "student") and 0 < apart(one, other, STUDENT) < ROUNDING
 
 
 @pytest.mark.slow

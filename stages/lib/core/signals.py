@@ -27,14 +27,14 @@ class Watch:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, self._remember)
-        _end_with_parent()
+        end_with_parent()
 
     def _remember(self, signum: int, _frame: FrameType | None) -> None:
         self.signum = signum
         signal.signal(signum, signal.SIG_DFL)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent dies: SIGTERM to `dvc repro` alone would leave the stage running."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

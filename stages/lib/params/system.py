@@ -27,6 +27,8 @@ class System(Frozen):
     transformers that do not fit otherwise. Without effect for one process."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often processes that train together are started again from the last checkpoint after one of them died."""
+    collective_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """How long they wait for one that hangs before all are started again; more than the first takes to write a checkpoint."""
     prefetch: Annotated[int, Field(ge=1)]
     """Batches prepared ahead."""
     label_batch: Annotated[int, Field(ge=0)] = 0

@@ -20,14 +20,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Self, cast
 
 from stages.lib.core import load, outcome, ranks
 from stages.lib.core.outcome import Ending, Refusal
-from stages.lib.core.signals import Stopped
+from stages.lib.core.signals import Stopped, end_with_parent
 from stages.lib.params.system import System
 
 if TYPE_CHECKING:
@@ -105,31 +105,53 @@ def _launch(count: int, max_restarts: int) -> str:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun sets it, with a warning; workers take system.threads
     config, command, arguments = torchrun.config_from_args(torchrun.parse_args(words))
     log.info("%d processes on this machine train together", count)
-    with _passing_signals_on():
+    with _Relay() as relay:
         try:
             elastic_launch(config, command)(*arguments)
         except ChildFailedError as error:
+            if relay.signum is not None:
+                raise Stopped(relay.signum) from None
             rank, failure = error.get_first_failure()
             how = f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
             return f"process {rank} died of {how}"
     return ""
 
 
-@contextlib.contextmanager
-def _passing_signals_on() -> Iterator[None]:
-    """SIGTERM and SIGINT go to every worker, who then saves and leaves; torchrun starts them in sessions of their own."""
+class _Relay:
+    """Within it SIGTERM and SIGINT go to every worker, who then saves and leaves; torchrun starts them in sessions of their own."""
 
-    def pass_on(signum: int, _frame: FrameType | None) -> None:
-        for child in _children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signum)
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.told: set[int] = set()
 
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
+    def __enter__(self) -> Self:
+        end_with_parent()
+        self.before = {signum: signal.signal(signum, self._pass_on) for signum in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        for signum, handler in self.before.items():
             signal.signal(signum, handler)
+
+    def _pass_on(self, signum: int, _frame: FrameType | None) -> None:
+        first, self.signum, self.told = self.signum is None, signum, set()
+        if not _children():
+            raise Stopped(signum)
+        self._tell()
+        if first:
+            threading.Thread(target=self._keep_telling, daemon=True).start()
+
+    def _keep_telling(self) -> None:
+        """One that was only just starting dies of the signal and is started again: it is told as well."""
+        while True:
+            time.sleep(0.5)
+            self._tell()
+
+    def _tell(self) -> None:
+        for child in set(_children()) - self.told:
+            self.told.add(child)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, cast(int, self.signum))
 
 
 def _children() -> list[int]:
@@ -158,10 +180,12 @@ def _work(main: Callable[[], None]) -> NoReturn:
     level = logging.INFO if ranks.first() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("timm").setLevel(logging.WARNING)
-    store, _, _ = next(dist.rendezvous("env://", timeout=processes.PATIENCE))
+    system = load.load("system", System)
+    patience = datetime.timedelta(seconds=system.collective_seconds)
+    store, _, _ = next(dist.rendezvous("env://", timeout=patience))
     threading.Thread(target=_leave_with_the_others, args=(store,), daemon=True).start()
     try:
-        processes.join(store, _device(load.load("system", System)))
+        processes.join(store, _device(system), patience)
         main()
         ending = outcome.FINISHED
     except BaseException as error:

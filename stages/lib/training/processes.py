@@ -16,9 +16,6 @@ from torch import Tensor
 from stages.lib.core import ranks
 
 T = TypeVar("T")
-PATIENCE = datetime.timedelta(minutes=5)
-"""How long a collective waits for the others. A process that died is noticed by the launcher, much sooner; this is for one that
-hangs. Longer than anything a process does alone: the first writes checkpoints while the others wait."""
 
 
 def together() -> bool:
@@ -26,11 +23,15 @@ def together() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def join(store: dist.Store, device: torch.device) -> None:
-    """Meet the other processes at `store`: gradients of a GPU travel by NCCL, all else by gloo."""
+def join(store: dist.Store, device: torch.device, patience: datetime.timedelta) -> None:
+    """Meet the other processes at `store`: gradients of a GPU travel by NCCL, all else by gloo.
+
+    patience: how long a collective waits for the others. A process that died is noticed by the launcher, much sooner; this is for
+    one that hangs. Longer than anything a process does alone: the first writes checkpoints while the others wait.
+    """
     rank = ranks.current()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.world, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.world, timeout=patience)
 
 
 def leave() -> None:
@@ -100,7 +101,7 @@ class Accord:
     """
 
     def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if together() else None
+        self._group: Any = dist.new_group(backend="gloo") if together() else None
         self._asked: tuple[dist.Work, Tensor] | None = None
 
     def __call__(self, signum: int | None, due: bool) -> tuple[int | None, bool]:
