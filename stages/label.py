@@ -183,7 +183,7 @@ def ask(work: Work, epochs: Sequence[int]) -> None:
 
         arrays = labelling.label_epoch(
             work.teacher,
-            progress.waiting(work.batches_of(epoch)),
+            progress.waiting.through(work.batches_of(epoch)),
             facts.positions,
             facts.top_k,
             work.way,

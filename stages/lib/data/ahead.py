@@ -131,3 +131,23 @@ class Lap:
         now = time.perf_counter()
         spent, self._since = now - self._since, now
         return spent
+
+
+class Waiting:
+    """How long somebody waited for items."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """Since it was last set to 0."""
+
+    def through(self, items: Iterator[T]) -> Iterator[T]:
+        """The items, with the time until each noted."""
+        while True:
+            asked = time.monotonic()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.monotonic() - asked
+            yield item

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.lib.data.ahead import Meter
+from stages.lib.data.ahead import Meter, Waiting
 from stages.lib.data.batch import Batch
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.models import teaching
@@ -158,17 +158,7 @@ class Progress:
         self.title, self.images, self.log_seconds, self.meter = title, images, log_seconds, meter
         self.began = self.spoke = time.monotonic()
         self.done = self.said = 0
-        self.waited = 0.0
-
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, with the time until each noted."""
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            self.waited += time.monotonic() - asked
-            if batch is None:
-                return
-            yield batch
+        self.waiting = Waiting()
 
     def add(self, epoch: int, images: int) -> None:
         """Some more are done."""
@@ -186,8 +176,8 @@ class Progress:
             self.done,
             self.images,
             (self.done - self.said) / spent,
-            100 * self.waited / spent,
+            100 * self.waiting.seconds / spent,
             f" (ms a view and thread: {costs})" if costs else "",
             left,
         )
-        self.spoke, self.said, self.waited = now, self.done, 0.0
+        self.spoke, self.said, self.waiting.seconds = now, self.done, 0.0

@@ -60,7 +60,7 @@ def wanted(system: System) -> int:
     import torch
 
     gpus = torch.cuda.device_count() if system.device != "cpu" else 0
-    if system.device == "cuda" and system.ranks > gpus:
+    if system.ranks > gpus and (gpus or system.device == "cuda"):
         raise Refusal(
             f"system.ranks {system.ranks} needs a GPU for each, and {gpus} are visible; take {gpus} or fewer, or 0 for all."
         )

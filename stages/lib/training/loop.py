@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stages.lib.core import ranks
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Stopped, Watch
+from stages.lib.data.ahead import Waiting
 from stages.lib.models.precision import autocast
 from stages.lib.params.precision import Precision
 from stages.lib.training import peak, processes, sharded
@@ -179,7 +180,7 @@ def fit(
     accord = processes.Accord()
     with journal.start(trained.step):
         clock = _Clock(trained.step, meter, device, plan)
-        for batch in clock.waiting(arriving(batches(trained.step, plan.steps), device)):
+        for batch in clock.waiting.through(arriving(batches(trained.step, plan.steps), device)):
             rate = plan.rate(trained.step)
             trained.add(_step(trained, batch, rate, plan.clip_norm, plan.precision, plan.passes))
             trained.step += 1
@@ -254,31 +255,21 @@ class _Clock:
     on one, the share of the device's peak that the model's arithmetic is (MFU); and the most memory used so far."""
 
     def __init__(self, step: int, meter: Meter | None, device: torch.device, plan: Plan) -> None:
-        self.since, self.step, self.waited, self.meter = time.monotonic(), step, 0.0, meter
+        self.since, self.step, self.waiting, self.meter = time.monotonic(), step, Waiting(), meter
         self.device, self.flops_per_image, self.peak = device, plan.flops_per_image, 0.0
         if plan.flops_per_image and ranks.first():
             one, source = peak.peak_flops(device, plan.precision)
             log.info("%.3g TFLOP/s (%s) count as the whole of this %s", one / 1e12, source, device.type)
             self.peak = one * ranks.current().world
 
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, with the time until each noted."""
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            self.waited += time.monotonic() - asked
-            if batch is None:
-                return
-            yield batch
-
     def rates(self, step: int, batch_size: int) -> Row:
         """Numbers of the time since the last call."""
         now = time.monotonic()
         spent = max(now - self.since, 1e-9)
         rate = (step - self.step) * batch_size / spent
-        row = {"images_per_second": rate, "waiting_share": self.waited / spent}
+        row = {"images_per_second": rate, "waiting_share": self.waiting.seconds / spent}
         if self.peak:
             row["mfu"] = rate * self.flops_per_image / self.peak
         row["peak_bytes"] = float(peak.peak_bytes(self.device))
-        self.since, self.step, self.waited = now, step, 0.0
+        self.since, self.step, self.waiting.seconds = now, step, 0.0
         return row | (self.meter.milliseconds() if self.meter else {})
