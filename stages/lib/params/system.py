@@ -22,6 +22,8 @@ class System(Frozen):
     device_batch: Annotated[int, Field(ge=0)] = 0
     """Images a device computes at a time, at most; what is left of its part of a batch follows in further passes (gradient
     accumulation). Recorded with a run and kept when it resumes. 0: its whole part at once."""
+    price_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
+    """What a GPU costs an hour, in any currency, for `make preflight`; 0: unknown."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often processes that train together are started again from the last checkpoint after one of them died."""
     prefetch: Annotated[int, Field(ge=1)]
