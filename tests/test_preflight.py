@@ -12,7 +12,7 @@ import pytest
 from stages import preflight
 from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
-from stages.lib.training import forecast
+from stages.lib.training import forecast, rehearsal
 from tests.workspace import SET, edit, environment, run, start
 
 STAGES = ["teacher", "pretrain", "label", "distill", "finetune", "transfer@digits-0-6"]
@@ -171,6 +171,13 @@ def test_course__adds_up() -> None:
     assert course["validation"] == "estimated" and course["validation_seconds"] == pytest.approx(10 * 300 / 30)
     assert forecast.course(found, took, 100, 0, 60.0)["validation_seconds"] == 0
     assert forecast.looks(100) == 10 and forecast.looks(25) == 13
+
+
+def test_memory__is_told_from_other_faults() -> None:
+    assert rehearsal.short_of_memory(-9, "")  # the kernel's way of making room
+    assert rehearsal.short_of_memory(1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB")
+    assert rehearsal.short_of_memory(1, "process 1 died of signal SIGKILL, and so did it whenever it was started again")
+    assert not rehearsal.short_of_memory(1, "ValueError: 3") and not rehearsal.short_of_memory(2, "system.ranks")
 
 
 def test_disk_and_cost__by_hand() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Found = Mapping[str, Any]
-HEAD = ("stage", "images/s", "steps at least..at most", "waiting", "memory GB", "disk GB", "hours", "cost")
+HEAD = ("stage", "images/s", "slowest..fastest", "waiting", "GB a process", "disk GB", "hours", "cost")
 COMPARED = ("stage", "predicted h", "actual h", "actual/predicted", "starts", "steps")
 PARTS = ("startup", "training", "validation", "saving")
 

@@ -128,7 +128,7 @@ def rehearse(folder: Path, stage: str, set_name: str, params: Everything) -> Tri
     ending = Ending(**json.loads(exits[0].read_text())) if exits else killed
     said = log.read_text()
     if f"${trial.STEPS} ended" not in ending.reason:
-        short = done.returncode in (-9, 137) or any(word in said for word in MEMORY)
+        short = short_of_memory(done.returncode, said)
         tail = "\n".join(f"    {line}" for line in said.splitlines()[-LINES:])
         return Tried(ending.reason if ending.code == 2 else f"{ending.reason}\n{tail}", short)
     (run,) = (path.parent for path in (folder / "runs").glob(f"{stage}*/*/identity.json"))
@@ -136,6 +136,11 @@ def rehearse(folder: Path, stage: str, set_name: str, params: Everything) -> Tri
     sizes = [path.stat().st_size for path in (run / "checkpoints").glob("step-*.pt")]
     took_here, identity = json.loads((run / took.NAME).read_text()), json.loads((run / "identity.json").read_text())
     return Tried("", False, rows, took_here, max(sizes, default=0), identity)
+
+
+def short_of_memory(code: int, said: str) -> bool:
+    """Whether a process that left with `code` (of subprocess: -9 is SIGKILL, with which the kernel makes room) lacked memory."""
+    return code in (-9, 137) or any(word in said for word in MEMORY)
 
 
 def environment(folder: Path) -> dict[str, str]:
