@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-slow setup check lint lock deps golden bench bench-step runs prune clean
+.PHONY: demo test test-slow setup check preflight lint lock deps golden bench bench-step runs prune clean
 
 demo: setup
 	dvc repro
@@ -36,6 +36,10 @@ lint: setup
 	ruff check .
 	ruff format --check --quiet .
 	mypy
+
+# What will it take? The first steps of every stage that trains, nothing kept: make preflight [PRESET=presets/cifar10.yaml]
+preflight: setup
+	python -m stages.preflight $(PRESET)
 
 # Rewrite the lists in dvc.yaml: the code, params and versions every stage uses.
 deps: setup

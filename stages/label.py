@@ -41,8 +41,10 @@ from stages.lib.params.labelling import MOST_CLASSES, Labelling, TrainLabels, Tr
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.views import Views
-from stages.lib.training import labelling, launcher, machine
+from stages.lib.training import labelling, launcher, machine, trial
 from stages.lib.training.labelling import Progress, Way
+from stages.lib.training.took import Took
+from stages.lib.training.trial import TrialOver
 
 log = logging.getLogger(__name__)
 TEACHER, STORE = Path("data/models/teacher"), Path("data/labels/stored")
@@ -172,25 +174,34 @@ def ask(work: Work, epochs: Sequence[int]) -> None:
     labelling.laid_out(work.teacher, work.way)
     if work.rank.index == 0:
         say_flips(work, epochs[0])
-    facts = work.facts
-    progress = Progress("label", len(epochs) * facts.positions, work.system.log_seconds, work.stream.meter)
-    for epoch in epochs:
+    facts, steps, folder = work.facts, work.stream.steps_per_epoch, work.run.folder
+    progress = Progress("label", len(epochs) * facts.positions, work.system.log_seconds, work.stream.meter, folder)
+    tried = trial.limit() * work.stream.batch_size
+    with Took(folder, epochs=facts.epochs, steps_per_epoch=steps, batch_size=work.stream.batch_size) as took:
+        for epoch in epochs:
 
-        def after(images: int, epoch: int = epoch) -> None:
-            progress.add(epoch, images)
-            if work.watch.signum is not None:
-                raise Stopped(work.watch.signum)
+            def after(images: int, epoch: int = epoch) -> None:
+                progress.add(epoch, images, work.device)
+                took.here["steps"] += images / work.stream.batch_size
+                if work.watch.signum is not None:
+                    raise Stopped(work.watch.signum)
+                if 0 < tried <= progress.done:
+                    raise TrialOver
 
-        arrays = labelling.label_epoch(
-            work.teacher,
-            progress.waiting.through(work.batches_of(epoch)),
-            facts.positions,
-            facts.top_k,
-            work.way,
-            work.device,
-            after,
-        )
-        label_store.write_epoch(work.path(epoch), facts, epoch, arrays)
+            arrays = labelling.label_epoch(
+                work.teacher,
+                progress.waiting.through(work.batches_of(epoch)),
+                facts.positions,
+                facts.top_k,
+                work.way,
+                work.device,
+                after,
+            )
+            with took.aside("saving"):
+                label_store.write_epoch(work.path(epoch), facts, epoch, arrays)
+            took.write()
+        if tried:
+            raise TrialOver
 
 
 def say_flips(work: Work, epoch: int) -> None:

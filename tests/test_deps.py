@@ -24,7 +24,12 @@ def test_stage__declares_the_params_and_versions_it_uses(name: str) -> None:
     assert sorted(STAGES[name].get("params", [])) == sorted(closure.params_of(STAGES[name], VERSIONS)), FIX
 
 
-COMMANDS = {"fetch", "publish", "published"}  # run by people or started as programs; nothing they do can change an out
+COMMANDS = {
+    "fetch",
+    "preflight",
+    "publish",
+    "published",
+}  # run by people or started as programs; nothing they do can change an out
 
 
 def test_every_stage_file__is_run_by_a_stage() -> None:

@@ -35,12 +35,12 @@ def environment() -> dict[str, str]:
     return {**kept, **THREADS, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def start(folder: Path, *command: str) -> "subprocess.Popen[str]":
-    """`python -m <command>` in the folder, output piped."""
+def start(folder: Path, *command: str, **variables: str) -> "subprocess.Popen[str]":
+    """`python -m <command>` in the folder, output piped; with these environment variables more."""
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=folder,
-        env=environment(),
+        env=environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

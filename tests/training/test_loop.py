@@ -18,6 +18,7 @@ from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
 from stages.lib.training.loop import Row, Trained, fit
 from stages.lib.training.plan import Plan
+from stages.lib.training.took import Took
 
 EPOCHS, STEPS = 3, 5
 PEAK = {5: 1.0, 10: 3.0, 15: 3.0}  # what the looks find: the second is the best, the third only as good
@@ -153,13 +154,13 @@ def test_fit__the_best_weights_are_those_of_the_first_best_look(tmp_path: Path) 
     assert not all(torch.equal(best["weights"][name], end[name]) for name in end)
 
 
-def test_clock__mfu_is_model_flops_over_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock__mfu_is_model_flops_over_the_peak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """100 images of 3 GFLOP in 2 s on a device of 1 TFLOP/s: 15 %. Of a model of unknown FLOPs nothing is said."""
     monkeypatch.setattr(loop.peak, "peak_flops", lambda *_: (1e12, "table"))
     seconds = iter([10.0, 12.0, 10.0, 12.0])
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))
     known = Plan(1, 10, 8, rate=lambda _: 0.1, flops_per_image=3e9)
-    row = loop._Clock(0, None, torch.device("cpu"), known).rates(4, 25)
+    row = loop._Clock(0, None, torch.device("cpu"), known, Took(tmp_path)).rates(4, 25)
     assert row["images_per_second"] == 50.0 and row["mfu"] == pytest.approx(0.15) and row["peak_bytes"] > 0
     unknown = Plan(1, 10, 8, rate=lambda _: 0.1)
-    assert "mfu" not in loop._Clock(0, None, torch.device("cpu"), unknown).rates(4, 25)
+    assert "mfu" not in loop._Clock(0, None, torch.device("cpu"), unknown, Took(tmp_path)).rates(4, 25)

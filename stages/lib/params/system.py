@@ -25,6 +25,8 @@ class System(Frozen):
     shard_weights: bool = False
     """Processes that train together each keep a share of the weights, gradients and the optimizer's state (FSDP2), for
     transformers that do not fit otherwise. Without effect for one process."""
+    price_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
+    """What a GPU costs an hour, in any currency, for `make preflight`; 0: unknown."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often processes that train together are started again from the last checkpoint after one of them died."""
     collective_seconds: Annotated[float, Field(gt=0)] = 300.0

@@ -3,21 +3,25 @@
 On a GPU the convolutions of a teacher want their channels last, and nothing is fetched from the device before the epoch ends.
 """
 
+import json
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages.lib.core import ranks
 from stages.lib.data.ahead import Meter, Waiting
 from stages.lib.data.batch import Batch
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.models import teaching
 from stages.lib.params.precision import Precision
+from stages.lib.training import peak
 
 log = logging.getLogger(__name__)
 AHEAD = 2  # forward passes the host may be ahead of a GPU: their batches wait in memory
@@ -151,16 +155,17 @@ def flips(teacher: nn.Module, batches: Iterable[Batch], way: Way, device: torch.
 
 
 class Progress:
-    """Says every `log_seconds` how far and how fast; what it says is no part of a result."""
+    """Says every `log_seconds` how far and how fast, also in metrics.jsonl of the run folder; no part of a result."""
 
-    def __init__(self, title: str, images: int, log_seconds: float, meter: Meter) -> None:
+    def __init__(self, title: str, images: int, log_seconds: float, meter: Meter, folder: Path) -> None:
         """images: to be asked about from now on."""
+        self.path = folder / "metrics.jsonl"
         self.title, self.images, self.log_seconds, self.meter = title, images, log_seconds, meter
         self.began = self.spoke = time.monotonic()
         self.done = self.said = 0
         self.waiting = Waiting()
 
-    def add(self, epoch: int, images: int) -> None:
+    def add(self, epoch: int, images: int, device: torch.device) -> None:
         """Some more are done."""
         self.done += images
         now = time.monotonic()
@@ -180,4 +185,13 @@ class Progress:
             f" (ms a view and thread: {costs})" if costs else "",
             left,
         )
+        self.note(spent, device)
         self.spoke, self.said, self.waiting.seconds = now, self.done, 0.0
+
+    def note(self, spent: float, device: torch.device) -> None:
+        """A row of the first process, about its own epochs since the row before."""
+        if not ranks.first():
+            return
+        rates = {"images_per_second": (self.done - self.said) / spent, "waiting_share": self.waiting.seconds / spent}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"images": self.done, **rates, "peak_bytes": peak.peak_bytes(device)}) + "\n")

@@ -25,12 +25,14 @@ from stages.lib.core.signals import Stopped, Watch
 from stages.lib.data.ahead import Waiting
 from stages.lib.models.precision import autocast
 from stages.lib.params.precision import Precision
-from stages.lib.training import peak, processes, sharded
+from stages.lib.training import peak, processes, sharded, trial
 from stages.lib.training.arrival import arriving
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
 from stages.lib.training.plan import Plan
+from stages.lib.training.took import Took
+from stages.lib.training.trial import TrialOver
 
 if TYPE_CHECKING:
     from stages.lib.data.ahead import Meter
@@ -168,7 +170,7 @@ def fit(
 
     batches(first, last) yields the batches of those steps; look(step) validates and returns numbers for the epoch's row.
     meter: of the threads that make batches, for the log.
-    Raises Stopped after saving when asked to stop, Refusal when the loss is not finite.
+    Raises Stopped after saving when asked to stop, Refusal when the loss is not finite, TrialOver at the end of a trial.
     """
     device = next(trained.objective.parameters()).device
     state = keeper.restore(device)
@@ -178,12 +180,15 @@ def fit(
     trained.connect()
     trained.objective.train()
     accord = processes.Accord()
-    with journal.start(trained.step):
-        clock = _Clock(trained.step, meter, device, plan)
+    tried = min(trial.limit(), plan.steps)
+    took = Took(journal.folder, epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, batch_size=plan.batch_size)
+    with journal.start(trained.step), took:
+        clock = _Clock(trained.step, meter, device, plan, took)
         for batch in clock.waiting.through(arriving(batches(trained.step, plan.steps), device)):
             rate = plan.rate(trained.step)
             trained.add(_step(trained, batch, rate, plan.clip_norm, plan.precision, plan.passes))
             trained.step += 1
+            took.here["steps"] += 1
             signum, due = accord(watch.signum, keeper.due())
             epoch, within = divmod(trained.step - 1, plan.steps_per_epoch)
             within += 1
@@ -197,19 +202,22 @@ def fit(
                 trained.sums = {}
                 if plan.looks(epoch):
                     trained.bring_home()
-                    row |= (seen := look(trained.step))
+                    with took.aside("validation"):
+                        row |= (seen := look(trained.step))
                     trained.judge(seen)
                     journal.seen(trained.step, seen)
                 trained.history.append(row)
-            if due or signum is not None or trained.step == plan.steps:
+            if due or signum is not None or trained.step in (plan.steps, tried):
                 if trained.sums or trained.fresh:
                     trained.means(within)
                 trained.bring_home()
                 trained.refuse_bad_weights()  # the loss is computed before the update, so finite losses prove too little
-                keeper.save(trained.step, trained.state())
-            if signum is not None:
+                with took.aside("saving"):
+                    keeper.save(trained.step, trained.state())
+                took.write()
+            if signum is not None or trained.step == tried:
                 accord.close()
-                raise Stopped(signum)
+                raise TrialOver if signum is None else Stopped(signum)
     accord.close()
     return trained.history
 
@@ -252,9 +260,11 @@ def _quiet(compute: nn.Module, last: bool) -> contextlib.AbstractContextManager[
 
 class _Clock:
     """How fast it goes since the last row: images a second, the share of time spent waiting for them, what a loader thread spends
-    on one, the share of the device's peak that the model's arithmetic is (MFU); and the most memory used so far."""
+    on one, the share of the device's peak that the model's arithmetic is (MFU); and the most memory used so far. Validating and
+    saving count for nothing."""
 
-    def __init__(self, step: int, meter: Meter | None, device: torch.device, plan: Plan) -> None:
+    def __init__(self, step: int, meter: Meter | None, device: torch.device, plan: Plan, took: Took) -> None:
+        self.took, self.apart = took, 0.0
         self.since, self.step, self.waiting, self.meter = time.monotonic(), step, Waiting(), meter
         self.device, self.flops_per_image, self.peak = device, plan.flops_per_image, 0.0
         if plan.flops_per_image and ranks.first():
@@ -265,11 +275,12 @@ class _Clock:
     def rates(self, step: int, batch_size: int) -> Row:
         """Numbers of the time since the last call."""
         now = time.monotonic()
-        spent = max(now - self.since, 1e-9)
+        apart = self.took.aside_seconds
+        spent = max(now - self.since - (apart - self.apart), 1e-9)
         rate = (step - self.step) * batch_size / spent
         row = {"images_per_second": rate, "waiting_share": self.waiting.seconds / spent}
         if self.peak:
             row["mfu"] = rate * self.flops_per_image / self.peak
         row["peak_bytes"] = float(peak.peak_bytes(self.device))
-        self.since, self.step, self.waiting.seconds = now, step, 0.0
+        self.since, self.step, self.waiting.seconds, self.apart = now, step, 0.0, apart
         return row | (self.meter.milliseconds() if self.meter else {})
