@@ -104,11 +104,17 @@ def label_epoch(
     """The teacher's answers to an epoch's batches, by position; after(images) is called after each forward pass."""
     answered, queued = Answered(positions, top_k, device), Queued(device)
     for some in passes(batches, way):
-        here = [batch.to(device) for batch in some]
-        answered.add(torch.cat([batch.positions for batch in here]), logits_of(teacher, here, way))
+        ask_about(teacher, some, answered, way)
         queued.one_more()
-        after(sum(len(batch.images) for batch in here))
+        after(sum(len(batch.images) for batch in some))
     return answered.arrays()
+
+
+@torch.inference_mode()
+def ask_about(teacher: nn.Module, some: list[Batch], answered: Answered, way: Way) -> None:
+    """A forward pass: what the teacher says of these batches, noted by position. Nothing here waits for a GPU."""
+    here = [batch.to(answered.seen.device) for batch in some]
+    answered.add(torch.cat([batch.positions for batch in here]), logits_of(teacher, here, way))
 
 
 class Queued:
