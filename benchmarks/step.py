@@ -1,4 +1,4 @@
-"""How fast a training step is, against what people run today: one line a comparison, data already on the device.
+"""How fast a training step is, against what people run today: one line a comparison.
 
     python -m benchmarks.step --model deit-tiny [--device cpu] [--threads 2] [--batch 16] [--cases plain,strong] [--json]
     python -m benchmarks.step --model deit-tiny --images <tar of JPEGs> [--workers 16] ...
@@ -133,7 +133,7 @@ def work(bench: Bench, precision: Precision, compiled: bool) -> Work:
     """What our stage does with a batch."""
     sizes = bench.sizes
     if sizes is None:
-        return step_ours.labelling(bench.batch, bench.device, precision)
+        return step_ours.labelling(bench.batch, bench.device, precision, compiled)
     return (step_ours.mae if sizes.decoder else step_ours.deit)(sizes, bench.batch, bench.device, precision, compiled)
 
 

@@ -104,15 +104,15 @@ def encoder(sizes: Sizes, batch: Batch, precision: Precision, masked: bool) -> S
     return step
 
 
-def labelling(size: int, device: torch.device, precision: Precision) -> Work:
-    """Stage `label` with a RegNetY-16GF of random weights asked about `size` images at once: its way on this device."""
+def labelling(size: int, device: torch.device, precision: Precision, compiled: bool) -> Work:
+    """Stage `label` with a RegNetY-16GF of random weights asked about `size` images at once, laid out as it is on this device."""
     torch.manual_seed(0)
     network = teacher.create("regnety_160", None, TEACHER_CLASSES).to(device).eval()
-    way = asking.Way(precision, 0, channels_last=device.type == "cuda")
-    asking.laid_out(network, way)
+    way = asking.Way(precision, 0, channels_last=device.type == "cuda", compiled=compiled)
+    asked = asking.asked(network, way)
     answered = asking.Answered(EPOCH_STEPS * size + pictures.MOST, 0, device)
     return Work(
-        lambda batch: asking.ask_about(network, [batch], answered, way),
+        lambda batch: asking.ask_about(asked, [batch], answered, way),
         lambda some: _viewed(some, size, TEACHER_SIZE, 0),
     )
 
