@@ -108,7 +108,7 @@ def labelling(size: int, device: torch.device, precision: Precision, compiled: b
     """Stage `label` with a RegNetY-16GF of random weights asked about `size` images at once, laid out as it is on this device."""
     torch.manual_seed(0)
     network = teacher.create("regnety_160", None, TEACHER_CLASSES).to(device).eval()
-    way = asking.Way(precision, 0, channels_last=device.type == "cuda", compiled=compiled)
+    way = asking.Way(precision, 0, channels_last=device.type == "cuda" or compiled, compiled=compiled)
     asked = asking.asked(network, way)
     answered = asking.Answered(EPOCH_STEPS * size + pictures.MOST, 0, device)
     return Work(

@@ -137,7 +137,8 @@ def must_be_storable(facts: Facts) -> None:
 
 def way_of(answering: Labelling, run: Run, system: System, device: torch.device) -> Way:
     """How the teacher is run here: chosen at the first start and kept on resume, like the device, since it moves last bits."""
-    chosen = {"images": system.label_batch, "channels_last": device.type == "cuda", "compiled": system.label_compile}
+    last = device.type == "cuda" or system.label_compile  # compiling moves last bits by itself, so nothing is lost
+    chosen = {"images": system.label_batch, "channels_last": last, "compiled": system.label_compile}
     kept = machine.remembered(run, "forward", chosen)
     if kept != chosen:
         log.info("label: keeping this run's forward passes %s; `system` would now choose %s", kept, chosen)
