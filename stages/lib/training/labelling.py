@@ -19,6 +19,7 @@ from stages.lib.data.batch import Batch
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.models import teaching
 from stages.lib.params.precision import Precision
+from stages.lib.training.arrival import arriving
 
 log = logging.getLogger(__name__)
 AHEAD = 2  # forward passes the host may be ahead of a GPU: their batches wait in memory
@@ -112,7 +113,7 @@ def label_epoch(
 ) -> dict[str, np.ndarray]:
     """The teacher's answers to an epoch's batches, by position; after(images) is called after each forward pass."""
     answered, queued = Answered(positions, top_k, device), Queued(device)
-    for some in passes(batches, way):
+    for some in passes(arriving(iter(batches), device), way):
         ask_about(teacher, some, answered, way)
         queued.one_more()
         after(sum(len(batch.images) for batch in some))
