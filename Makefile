@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-slow setup check preflight lint lock deps golden bench bench-step runs prune clean
+.PHONY: demo test test-slow setup check preflight lint lock deps golden bench bench-step bench-gpu runs prune clean
 
 demo: setup
 	dvc repro
@@ -59,6 +59,11 @@ MODEL ?= micro-deit
 DEVICE ?= cpu
 bench-step: setup
 	python -m benchmarks.step --model $(MODEL) --device $(DEVICE)
+
+# All of it that needs a GPU, within 25 minutes: make bench-gpu IMAGES=<tar of JPEGs>. Installs nothing: run `make setup` before.
+RESULTS ?= gpu.jsonl
+bench-gpu:
+	python -m benchmarks.gpu --results $(RESULTS) $(if $(IMAGES),--images $(IMAGES))
 
 # Run folders (checkpoints, live logs): list them, or remove all but each stage's newest.
 runs: setup

@@ -41,11 +41,19 @@ def alone() -> Iterator[None]:
 def description() -> str:
     """One line: processor, cores it has, memory, accelerator, versions."""
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     return (
         f"{_processor()}, {os.cpu_count()} cores, {gib:.0f} GiB, {_accelerator()}, Linux {platform.release()}; "
         f"Python {platform.python_version()}, {versions}"
     )
+
+
+def _version(package: str) -> str:
+    """Of an installed package; not every benchmark needs all of them, and a borrowed GPU machine may lack some."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
 
 
 def _accelerator() -> str:

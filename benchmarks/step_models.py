@@ -55,6 +55,7 @@ MODELS: dict[str, Sizes] = {
 }
 TEACHER = "regnety-160"
 """Labels images: forward only."""
+TEACHER_SIZE, TEACHER_CLASSES, TEACHER_BATCH = 224, 1000, 8
 TEACHER_IMAGES_PER_SECOND = 7000.0
 ON_GPU = {
     "deit-tiny": 1024,

@@ -6,7 +6,7 @@ competent user of timm runs.
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import cast
+from typing import Literal, cast
 
 import timm
 import torch
@@ -21,6 +21,8 @@ from stages.lib.models.positions import sincos_2d
 from stages.lib.params.pretrain import Decoder
 
 Step = Callable[[], object]
+Format = Literal["fp32", "tf32", "bf16"]
+"""TF32: single precision as NVIDIA's tensor cores take it, 10 bits of each factor's fraction; timm's scripts allow it."""
 
 
 class PublishedMAE(nn.Module):
@@ -94,7 +96,7 @@ def deit(sizes: Sizes, images: Tensor, targets: Tensor, strong: bool) -> Step:
 
 
 def labelling(images: Tensor, strong: bool) -> Step:
-    """RegNetY-16GF's logits of normalised images."""
+    """RegNetY-16GF's decisions about normalised images."""
     network = timm.create_model("regnety_160").to(images.device).eval()
     model: Callable[[Tensor], Tensor] = network
     if strong:
@@ -104,7 +106,7 @@ def labelling(images: Tensor, strong: bool) -> Step:
     @torch.inference_mode()
     def step() -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16) if strong else nullcontext():
-            return model(images)
+            return model(images).argmax(-1)
 
     return step
 

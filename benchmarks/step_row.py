@@ -29,6 +29,8 @@ class StepRow:
     reference_peak_bytes: int
     ratio_min: float = math.nan
     ratio_max: float = math.nan
+    ratio_cpu: float | None = None
+    """The ratio by CPU time, which others on the machine disturb less; none on a GPU, where it says nothing."""
     goal_mfu: float | None = None
     goal_images_per_second: float | None = None
     slices: int = 0
@@ -40,6 +42,10 @@ class StepRow:
     peak_source: str = ""
     """table or measured."""
     flops_per_image: float = 0.0
+    waiting_share: float | None = None
+    """End to end: of the time, what the host waited for batches. Beside a GPU that still works it is no loss; 1 - ratio is."""
+    workers: int = 0
+    """End to end: loader threads."""
     others: float = 0.0
     """Largest share of the cores' time that somebody else took in a slice that counts."""
     machine: str = ""
@@ -60,6 +66,8 @@ class StepRow:
         goal = (
             f"{', '.join(goals)} {'MISSED: ' + ', '.join(self.misses) if self.misses else 'reached'}" if goals else ""
         )
+        if self.waiting_share is not None:
+            goal = f"{self.waiting_share:.0%} waiting for data"
         spread = f"{self.ratio_min:.2f}..{self.ratio_max:.2f}"
         return (
             f"{self.case:<22}{self.ours:>10,.1f}{self.reference:>11,.1f}  {self.ratio:>6.2f}{spread:>13}  {goal:<26}"

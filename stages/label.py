@@ -41,7 +41,7 @@ from stages.lib.params.labelling import MOST_CLASSES, Labelling, TrainLabels, Tr
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.views import Views
-from stages.lib.training import labelling, launcher, machine, trial
+from stages.lib.training import kernels, labelling, launcher, machine, trial
 from stages.lib.training.labelling import Progress, Way
 from stages.lib.training.took import Took
 from stages.lib.training.trial import TrialOver
@@ -139,11 +139,18 @@ def must_be_storable(facts: Facts) -> None:
 
 def way_of(answering: Labelling, run: Run, system: System, device: torch.device) -> Way:
     """How the teacher is run here: chosen at the first start and kept on resume, like the device, since it moves last bits."""
-    chosen = {"images": system.label_batch, "channels_last": device.type == "cuda"}
+    last = device.type == "cuda" or system.label_compile  # compiling moves last bits by itself, so nothing is lost
+    chosen = {"images": system.label_batch, "channels_last": last, "compiled": system.label_compile}
     kept = machine.remembered(run, "forward", chosen)
     if kept != chosen:
         log.info("label: keeping this run's forward passes %s; `system` would now choose %s", kept, chosen)
-    return Way(answering.precision, kept["images"], kept["channels_last"])
+    way = Way(answering.precision, kept["images"], kept["channels_last"], kept.get("compiled", False))
+    if way.compiled:
+        try:
+            kernels.refuse_without_compiler(device)
+        except Refusal as refusal:
+            raise Refusal(f"system.label_compile: {refusal}") from None
+    return way
 
 
 def missing(work: Work, epochs: range) -> list[int]:
@@ -171,9 +178,9 @@ def ask(work: Work, epochs: Sequence[int]) -> None:
     """Ask about these epochs. Raises Stopped between two forward passes when asked to stop."""
     if not epochs:
         return
-    labelling.laid_out(work.teacher, work.way)
+    teacher = labelling.asked(work.teacher, work.way)
     if work.rank.index == 0:
-        say_flips(work, epochs[0])
+        say_flips(work, epochs[0], teacher)
     facts, steps, folder = work.facts, work.stream.steps_per_epoch, work.run.folder
     progress = Progress("label", len(epochs) * facts.positions, work.system.log_seconds, work.stream.meter, folder)
     tried = trial.limit() * work.stream.batch_size
@@ -189,7 +196,7 @@ def ask(work: Work, epochs: Sequence[int]) -> None:
                     raise TrialOver
 
             arrays = labelling.label_epoch(
-                work.teacher,
+                teacher,
                 progress.waiting.through(work.batches_of(epoch)),
                 facts.positions,
                 facts.top_k,
@@ -204,17 +211,18 @@ def ask(work: Work, epochs: Sequence[int]) -> None:
             raise TrialOver
 
 
-def say_flips(work: Work, epoch: int) -> None:
+def say_flips(work: Work, epoch: int, teacher: nn.Module) -> None:
     """How many labels this way of asking changes, on the first batches; in the log and in flips.json of the run folder."""
     some = (batch for _, batch in zip(range(MEASURED), work.batches_of(epoch), strict=False))
-    found = labelling.flips(work.teacher, some, work.way, work.device)
+    found = labelling.flips(work.teacher, some, work.way, work.device, teacher)
     log.info(
         "label: on the first %d views %.3g %% of the labels differ from those of a teacher beside a student (asked about %s images "
-        "at once, %s)",
+        "at once, %s%s)",
         found["images"],
         100 * found["from_live"],
         work.way.images or work.facts.parts["train.views"]["batch_size"],
         "channels last" if work.way.channels_last else "channels first",
+        ", compiled" if work.way.compiled else "",
     )
     if work.way.precision != "fp32":
         log.info("label: %s changes %.3g %% of the labels of fp32", work.way.precision, 100 * found["of_precision"])

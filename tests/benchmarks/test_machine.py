@@ -31,3 +31,10 @@ def test_alone__waits_for_the_other_one(
 def test_description__names_what_both_sides_are_made_of() -> None:
     described = machine.description()
     assert all(name in described for name in (*machine.PACKAGES, "cores", "GiB", "Python"))
+
+
+def test_description__of_a_machine_that_lacks_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a benchmark does not import it does not need."""
+    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
+    described = machine.description()
+    assert "no-such-package absent" in described and "numpy absent" not in described

@@ -9,7 +9,7 @@ from stages.lib.data.answers import Answers
 from stages.lib.data.batch import Batch
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.models import teaching
-from stages.lib.training.labelling import Answered, Way, flips, label_epoch, laid_out, logits_of, passes
+from stages.lib.training.labelling import Answered, Way, asked, flips, label_epoch, laid_out, logits_of, passes
 
 CPU = torch.device("cpu")
 CLASSES = 7
@@ -131,6 +131,39 @@ def test_channels_last__is_what_the_teacher_then_sees() -> None:
     assert teacher.asked == [(4, True)] and teacher.conv.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(logits, logits_of(laid_out(teacher, Way("fp32")), batches(1), Way("fp32")))
     assert teacher.asked[1] == (4, False)
+
+
+def test_asked__is_the_teacher_itself_unless_it_is_compiled() -> None:
+    teacher = Teacher().eval()
+    assert asked(teacher, Way("fp32")) is teacher
+    assert teacher.conv.weight.is_contiguous()
+    assert asked(teacher, Way("fp32", channels_last=True, compiled=True)) is not teacher
+    assert teacher.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+def test_asked__compiled_says_the_same_also_of_a_smaller_last_pass() -> None:
+    """The convolution and the head alone: a compiled graph remembers no calls."""
+    torch.compiler.reset()
+    teacher, way = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, CLASSES)).eval(),
+        Way("fp32", 8, compiled=True),
+    )
+    fast = asked(teacher, way)
+    found = label_epoch(fast, batches(), 20, 0, way, CPU, lambda _: None)
+    assert found["hard"].tolist() == labelled(Way("fp32"), teacher=teacher)["hard"].tolist()
+    assert len(set(found["hard"].tolist())) > 1
+    assert flips(teacher, batches(), way, CPU, fast)["from_live"] == 0.0
+    torch.compiler.reset()
+
+
+def test_flips__asks_what_was_compiled_and_compares_with_the_teacher() -> None:
+    """Negative control: where the compiled one decided otherwise, all is counted."""
+    other = Teacher().eval()
+    with torch.no_grad():
+        other.head.bias[3] = 1e6
+    found = flips(Teacher().eval(), batches(), Way("fp32"), CPU, other)
+    assert found["from_live"] > 0.5 and len(other.asked) == 5
 
 
 class Brittle(Teacher):

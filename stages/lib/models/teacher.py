@@ -23,8 +23,8 @@ def create(architecture: str, sizes: RegNetSizes | None, classes: int) -> nn.Mod
     return timm.create_model(architecture, num_classes=classes, **model_args(sizes))
 
 
-def compile_blocks(network: nn.Module, inference: bool = False) -> None:
-    """Compile each block of a timm RegNet, in place, for steps with gradients; inference: for those without as well.
+def compile_blocks(network: nn.Module) -> None:
+    """Compile each block of a timm RegNet, in place, for steps with gradients; those without run as they are.
 
     Blocks of equal shape share one graph: two a stage. Training leaves its validation alone, whose batches are of other sizes.
     """
@@ -32,15 +32,15 @@ def compile_blocks(network: nn.Module, inference: bool = False) -> None:
     step = torch.compile(_plain, dynamic=False)
     for stage in (network.s1, network.s2, network.s3, network.s4):
         for block in cast(nn.Module, stage).children():
-            block.forward = functools.partial(_either, step, inference, block)  # type: ignore[method-assign]
+            block.forward = functools.partial(_either, step, block)  # type: ignore[method-assign]
 
 
 def _plain(block: nn.Module, x: Tensor) -> Tensor:
     return cast(Tensor, type(block).forward(block, x))
 
 
-def _either(step: Callable[[nn.Module, Tensor], Tensor], inference: bool, block: nn.Module, x: Tensor) -> Tensor:
-    return step(block, x) if inference or torch.is_grad_enabled() else _plain(block, x)
+def _either(step: Callable[[nn.Module, Tensor], Tensor], block: nn.Module, x: Tensor) -> Tensor:
+    return step(block, x) if torch.is_grad_enabled() else _plain(block, x)
 
 
 class GroupedBatchNorm(BatchNormAct2d):

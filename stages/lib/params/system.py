@@ -36,6 +36,9 @@ class System(Frozen):
     label_batch: Annotated[int, Field(ge=0)] = 0
     """Images the teacher answers at once while labels are stored; 0: train.views.batch_size, as beside a student. Kept on resume;
     another number may flip single labels, and `label` measures how many."""
+    label_compile: bool = False
+    """Compile the teacher while labels are stored: faster once it runs, after some minutes of compiling a large one. Kept on
+    resume; it may flip single labels, as `label_batch` does."""
     checkpoint_activations: bool = False
     """Keep only each transformer block's input for the backward pass and compute the rest again: the same bits with less memory,
     for a third more work. For models or batches that do not fit."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from stages.lib.data.pixels import classifier_pixels
 from stages.lib.models import teaching
 from stages.lib.params.precision import Precision
 from stages.lib.training import peak
+from stages.lib.training.arrival import arriving
 
 log = logging.getLogger(__name__)
 AHEAD = 2  # forward passes the host may be ahead of a GPU: their batches wait in memory
@@ -35,6 +37,8 @@ class Way:
     images: int = 0
     """At once; 0: a global batch, as beside a student."""
     channels_last: bool = False
+    compiled: bool = False
+    """As one graph, with fewer passes over memory."""
 
 
 def logits_of(teacher: nn.Module, batches: list[Batch], way: Way) -> Tensor:
@@ -49,6 +53,12 @@ def logits_of(teacher: nn.Module, batches: list[Batch], way: Way) -> Tensor:
 def laid_out(teacher: nn.Module, way: Way) -> nn.Module:
     """The teacher with its weights in the way's memory format."""
     return teacher.to(memory_format=torch.channels_last if way.channels_last else torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+
+
+def asked(teacher: nn.Module, way: Way) -> nn.Module:
+    """The teacher as it is called in this way, with the same weights: laid out, and compiled if the way says so."""
+    laid_out(teacher, way)
+    return cast(nn.Module, torch.compile(teacher, dynamic=False)) if way.compiled else teacher
 
 
 def passes(batches: Iterable[Batch], way: Way) -> Iterator[list[Batch]]:
@@ -107,12 +117,18 @@ def label_epoch(
 ) -> dict[str, np.ndarray]:
     """The teacher's answers to an epoch's batches, by position; after(images) is called after each forward pass."""
     answered, queued = Answered(positions, top_k, device), Queued(device)
-    for some in passes(batches, way):
-        here = [batch.to(device) for batch in some]
-        answered.add(torch.cat([batch.positions for batch in here]), logits_of(teacher, here, way))
+    for some in passes(arriving(iter(batches), device), way):
+        ask_about(teacher, some, answered, way)
         queued.one_more()
-        after(sum(len(batch.images) for batch in here))
+        after(sum(len(batch.images) for batch in some))
     return answered.arrays()
+
+
+@torch.inference_mode()
+def ask_about(teacher: nn.Module, some: list[Batch], answered: Answered, way: Way) -> None:
+    """A forward pass: what the teacher says of these batches, noted by position. Nothing here waits for a GPU."""
+    here = [batch.to(answered.seen.device) for batch in some]
+    answered.add(torch.cat([batch.positions for batch in here]), logits_of(teacher, here, way))
 
 
 class Queued:
@@ -132,16 +148,19 @@ class Queued:
 
 
 @torch.inference_mode()
-def flips(teacher: nn.Module, batches: Iterable[Batch], way: Way, device: torch.device) -> dict[str, float]:
+def flips(
+    teacher: nn.Module, batches: Iterable[Batch], way: Way, device: torch.device, fast: nn.Module | None = None
+) -> dict[str, float]:
     """Share of decisions that differ on some batches: `way` from the teacher beside a student, and that one from single precision.
 
-    {"images", "from_live", "of_precision"}; the teacher is left laid out in `way`.
+    {"images", "from_live", "of_precision"}; the teacher is left laid out in `way`. fast: what `asked` made of it for this way.
     """
     live, single = Way(way.precision), Way("fp32")
     images = ours = theirs = 0
     for some in passes(batches, way):
         here = [batch.to(device) for batch in some]
-        own = logits_of(laid_out(teacher, way), here, way).argmax(-1)
+        laid_out(teacher, way)
+        own = logits_of(fast or teacher, here, way).argmax(-1)
         laid_out(teacher, live)
         beside = torch.cat([logits_of(teacher, [batch], live) for batch in here]).argmax(-1)
         exact = beside

@@ -12,12 +12,14 @@ from stages.lib.training.fastest import timed
 Source = Literal["table", "measured"]
 DENSE = {
     # NVIDIA's data sheets, dense (without sparsity): (bf16 tensor cores, fp32 without tensor cores), TFLOP/s
+    "H200 NVL": (835.5, 60.0),  # H200 data sheet: 1,671 with sparsity
     "H200": (989.4, 66.9),  # H200 data sheet: 1,979 with sparsity; SXM
     "H100 NVL": (835.5, 60.0),  # H100 data sheet: 1,671 with sparsity
     "H100 PCIe": (756.0, 51.0),  # H100 PCIe product brief: 1,513 with sparsity
     "H100": (989.4, 66.9),  # H100 data sheet, SXM
     "A100": (312.0, 19.5),  # A100 data sheet
     "L40S": (362.05, 91.6),  # L40S data sheet: 733 with sparsity
+    "L40": (181.05, 90.5),  # L40 data sheet: 362.1 with sparsity
     "L4": (121.0, 30.3),  # L4 data sheet: 242 with sparsity
     "A10G": (70.0, 35.0),  # as AWS states for g5
     "RTX 4090": (165.2, 82.6),  # Ada architecture whitepaper, accumulating in fp32
