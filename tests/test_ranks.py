@@ -213,6 +213,7 @@ def test_pretrain__a_death_without_restarts_ends_all_and_another_number_goes_on(
     assert same_curve(alone, folder, "mae") and apart(alone, folder) < ROUNDING
 
 
+@pytest.mark.slow
 def test_pretrain__asked_to_stop_all_save_and_leave(pair: Path, project: Path, tmp_path: Path) -> None:
     folder = copy(project, tmp_path / "p", system__ranks=2, system__checkpoint_seconds=1e6)
     process = start(folder, "stages.pretrain", SET)
@@ -324,6 +325,7 @@ def test_pretrain__the_launcher_killed_outright_leaves_nobody_behind(project: Pa
     assert not any(Path(f"/proc/{pid}").exists() for pid in both)
 
 
+@pytest.mark.slow
 def test_refused__by_the_first_alone_all_leave_at_once_and_nothing_is_started_again(
     alone: Path, tmp_path: Path
 ) -> None:
@@ -338,6 +340,7 @@ def test_refused__by_the_first_alone_all_leave_at_once_and_nothing_is_started_ag
     assert output.count("already running") == 1 and "Traceback" not in output, output
 
 
+@pytest.mark.slow
 def test_refused__a_batch_that_cannot_be_divided(project: Path, tmp_path: Path) -> None:
     folder = copy(project, tmp_path / "p", system__ranks=3)
     process = start(folder, "stages.pretrain", SET)
