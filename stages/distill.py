@@ -129,4 +129,4 @@ def show_views(cfg: Train, material: Material) -> None:
 
 
 if __name__ == "__main__":
-    launcher.run("distill", main)
+    launcher.run("distill", main, groups=lambda: load.load("train", Train).groups)

@@ -72,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launcher.run("finetune", main)
+    launcher.run("finetune", main, groups=lambda: load.load("finetune", Finetune).groups)

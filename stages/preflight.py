@@ -87,7 +87,6 @@ def measured(path: Path, params: Everything) -> Iterator[Found]:
     """Every stage's forecast, one after the other, from a throw-away project on the disk of the run root."""
     from stages.lib.training import launcher, rehearsal  # torch, which --compare does not need
 
-    gpus = launcher.wanted(params.system)
     files.root().mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory(dir=files.root().resolve(), prefix=".preflight-") as name:
@@ -104,8 +103,24 @@ def measured(path: Path, params: Everything) -> Iterator[Found]:
                 yield one | {"status": "left out", "reason": left_out}
                 continue
             log.info("%s: %d steps", one["name"], rehearsal.STEPS)
-            yield one | told(one, rehearsal.rehearse(folder, stage, set_name, params), params, gpus)
+            yield one | told(
+                one,
+                rehearsal.rehearse(folder, stage, set_name, params),
+                params,
+                launcher.wanted(params.system, groups_of(stage, params)),
+            )
             shutil.rmtree(folder / "runs" / one["name"], ignore_errors=True)
+
+
+def groups_of(stage: str, params: Everything) -> int:
+    """Parts of a batch that processes leave whole; 0: processes do not share batches."""
+    block = {
+        "teacher": params.teacher,
+        "pretrain": params.pretrain,
+        "distill": params.train,
+        "finetune": params.finetune,
+    }
+    return 0 if stage == "label" else getattr(block.get(stage, params.transfer), "groups", 0)
 
 
 def stop(signum: int, _frame: FrameType | None) -> None:

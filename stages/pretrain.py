@@ -63,7 +63,7 @@ def main() -> None:
         stream = replace(stream_of(cfg, train, ShardReader(train, shards)), pinned=device.type == "cuda")
         steps = stream.steps_per_epoch
         transformer_kernels.prepare(run, parts_of(mae), cfg, cfg.batch_size, system)
-        passes = machine.divided(run, system, cfg.batch_size, 1).passes
+        passes = machine.divided(run, system, cfg.batch_size, cfg.batch_size // cfg.groups).passes
         plan = replace(
             planned(cfg.optimizer, cfg.schedule, cfg.epochs, cfg.batch_size, steps, system.log_steps, passes),
             precision=cfg.precision,
@@ -186,4 +186,4 @@ def save(mae: MAE, cfg: Pretrain) -> None:
 
 
 if __name__ == "__main__":
-    launcher.run("pretrain", main)
+    launcher.run("pretrain", main, groups=lambda: load.load("pretrain", Pretrain).groups)

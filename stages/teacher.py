@@ -59,9 +59,7 @@ def main() -> None:
             if cfg.compile:
                 regnet.compile_blocks(network)
             settle = partial(regnet.settle, network, processes.rows_of_all)
-            rows = classifier.train(
-                "teacher", objective, network, network, cfg, material, run, system, watch, cfg.norm_group, settle
-            )
+            rows = classifier.train("teacher", objective, network, network, cfg, material, run, system, watch, settle)
         else:
             about, preparation = take(network, cfg, classes)
             found = classifier.validate(objective.to(device), network, material, preparation, system.workers)
@@ -111,4 +109,4 @@ def forward(network: nn.Module, images: torch.Tensor, _: torch.Tensor | None) ->
 
 
 if __name__ == "__main__":
-    launcher.run("teacher", main, bring)
+    launcher.run("teacher", main, bring, lambda: load.load("teacher", Teacher).groups)

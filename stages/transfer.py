@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launcher.run("transfer", main)
+    launcher.run("transfer", main, groups=lambda: load.load("transfer", Transfer).groups)

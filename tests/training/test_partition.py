@@ -1,10 +1,15 @@
 """How a global batch is divided."""
 
 import pytest
+import torch
 
+from stages.lib.core import load
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.ranks import Rank
-from stages.lib.training.partition import Partition, partition, together
+from stages.lib.params.everything import Everything
+from stages.lib.training.launcher import wanted
+from stages.lib.training.partition import Partition, partition
+from tests.training.test_device import system
 
 
 @pytest.mark.parametrize(
@@ -43,8 +48,35 @@ def test_partition__what_cannot_be_is_refused_with_what_can(
         partition(batch, processes, group, most)
 
 
-def test_together__whole_groups_of_every_size() -> None:
-    assert together(0, 1) == 1 and together(32, 0) == 32 and together(4, 6) == 12 and together() == 1
+@pytest.mark.parametrize(
+    ("gpus", "ranks", "groups", "count"),
+    [
+        (8, 0, 16, 8),
+        (8, 0, 4, 4),
+        (8, 0, 1, 1),
+        (8, 0, 6, 6),
+        (7, 0, 16, 4),
+        (8, 2, 4, 2),
+        (0, 0, 16, 1),
+        (0, 3, 16, 3),
+        (8, 0, 0, 8),
+    ],
+)
+def test_wanted__as_many_gpus_as_the_groups_of_a_batch_divide_over(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, ranks: int, groups: int, count: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    chosen = system("auto", 1).model_copy(update={"ranks": ranks})
+    assert wanted(chosen, groups) == count
+    if gpus:
+        with pytest.raises(Refusal, match=f"system.ranks 9 needs a GPU for each, and {gpus} are visible"):
+            wanted(chosen.model_copy(update={"ranks": 9}), groups)
+
+
+@pytest.mark.parametrize(("block", "groups"), [("teacher", 1), ("pretrain", 128), ("train", 2), ("finetune", 64)])
+def test_groups__of_the_default_blocks(block: str, groups: int) -> None:
+    """64 images with statistics over 64; single images; mixing groups of 32; nothing that binds."""
+    assert getattr(load.whole(Everything), block).groups == groups
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 8])

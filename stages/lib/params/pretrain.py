@@ -44,6 +44,11 @@ class Pretrain(Frozen):
     optimizer: Optimizer
     schedule: Schedule
 
+    @property
+    def groups(self) -> int:
+        """Parts of a batch that processes and passes must leave whole: single images."""
+        return self.batch_size
+
     @model_validator(mode="after")
     def fits(self) -> Self:
         """Patches tile the image, and at least one stays visible."""

@@ -18,7 +18,8 @@ class System(Frozen):
     processes: Annotated[int, Field(ge=0)]
     """Processes for ingest and shard; 0: every core."""
     ranks: Annotated[int, Field(ge=0)] = 0
-    """Processes of this machine that train together, one a GPU; 0: one for each GPU that is visible, or one on a CPU."""
+    """Processes of this machine that train together, one a GPU; 0: as many of the visible GPUs as a batch's
+    mixing and norm groups divide over, or one on a CPU."""
     device_batch: Annotated[int, Field(ge=0)] = 0
     """Images a device computes at a time, at most; what is left of its part of a batch follows in further passes (gradient
     accumulation). Recorded with a run and kept when it resumes. 0: its whole part at once."""

@@ -93,6 +93,11 @@ class Teacher(Training):
             )
         return value
 
+    @property
+    def groups(self) -> int:
+        """As for any classifier; groups of batch statistics stay whole as well."""
+        return self.views.batch_size // math.lcm(self.norm_group, self.views.mix_group if self.views.mixes else 1)
+
     @model_validator(mode="after")
     def named(self) -> Self:
         """What was not made here is named by its content and its licence, and is what the block says it is."""

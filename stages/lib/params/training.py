@@ -29,6 +29,11 @@ class Training(Frozen):
     optimizer: Optimizer
     schedule: Schedule
 
+    @property
+    def groups(self) -> int:
+        """Parts of a batch that processes and passes must leave whole: mixing groups, or single images."""
+        return self.views.batch_size // (self.views.mix_group if self.views.mixes else 1)
+
     @model_validator(mode="after")
     def selectable(self) -> Self:
         """EMA exists if selected."""

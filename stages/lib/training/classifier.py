@@ -29,7 +29,6 @@ from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
 from stages.lib.training.loop import Row, Trained, fit
-from stages.lib.training.partition import together
 from stages.lib.training.plan import planned
 
 if TYPE_CHECKING:  # only a student learns from stored answers: teacher and transfer do not depend on how they are kept
@@ -58,13 +57,12 @@ def train(
     run: Run,
     system: System,
     watch: Watch,
-    norm_group: int = 1,
     settle: Callable[[], None] | None = None,
     answers: "Callable[[int, np.ndarray], Answers] | None" = None,
 ) -> list[Row]:
     """Train `network`, which lies in `objective`, in place; leave the selected weights in it; returns the history.
 
-    logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures. norm_group: images whose batch statistics are one.
+    logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures.
     settle: called after the passes of each step, before the optimizer. answers: (epoch, positions i64[b]) -> what a teacher
     said of those views; they come with the batches.
     """
@@ -73,8 +71,7 @@ def train(
     stream = stream_of(views, material.train, ShardReader(material.train, material.shards), depth)
     stream = replace(stream, pinned=next(objective.parameters()).is_cuda, answers=answers)
     steps = stream.steps_per_epoch
-    group = together(stream.mix_group, norm_group)
-    passes = machine.divided(run, system, views.batch_size, group).passes
+    passes = machine.divided(run, system, views.batch_size, views.batch_size // cfg.groups).passes
     plan = replace(
         planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps, passes),
         precision=cfg.precision,

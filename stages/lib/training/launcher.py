@@ -45,18 +45,27 @@ GRACE = 5.0
 """Seconds after another's end in which a worker should notice by itself; one that hangs in a collective never does."""
 
 
-def run(stage: str, main: Callable[[], None], before: Callable[[], None] = lambda: None) -> NoReturn:
+def run(
+    stage: str,
+    main: Callable[[], None],
+    before: Callable[[], None] = lambda: None,
+    groups: Callable[[], int] = lambda: 0,
+) -> NoReturn:
     """Run a stage's main() in as many processes as `system` and the machine say, and leave as outcome.run does.
 
-    before: called once on this machine first, while there is one process.
+    before: called once on this machine first, while there is one process. groups: parts of a batch that must stay whole, so that
+    no process is started that would have none; 0: any number of processes will do.
     """
     if "RANK" in os.environ:
         _work(main)
-    outcome.run(stage, lambda: _lead(main, before))
+    outcome.run(stage, lambda: _lead(main, before, groups))
 
 
-def wanted(system: System) -> int:
-    """Processes of this machine that train together. Raises Refusal where there are fewer GPUs than that."""
+def wanted(system: System, groups: int) -> int:
+    """Processes of this machine that train together: system.ranks, else as many of its GPUs as a batch's groups divide over.
+
+    Raises Refusal where there are fewer GPUs than processes.
+    """
     import torch
 
     gpus = torch.cuda.device_count() if system.device != "cpu" else 0
@@ -64,7 +73,14 @@ def wanted(system: System) -> int:
         raise Refusal(
             f"system.ranks {system.ranks} needs a GPU for each, and {gpus} are visible; take {gpus} or fewer, or 0 for all."
         )
-    return system.ranks or gpus or 1
+    if system.ranks:
+        return system.ranks
+    most = max(count for count in range(1, max(gpus, 1) + 1) if groups % count == 0)
+    if most < gpus:
+        log.info(
+            "%d of %d GPUs are used: a batch is %d groups that stay whole (mix_group, norm_group)", most, gpus, groups
+        )
+    return most
 
 
 def several_machines() -> bool:
@@ -72,11 +88,11 @@ def several_machines() -> bool:
     return os.environ.get("PET_NNODES", "1") not in ("", "1", "1:1")
 
 
-def _lead(main: Callable[[], None], before: Callable[[], None]) -> None:
+def _lead(main: Callable[[], None], before: Callable[[], None], groups: Callable[[], int]) -> None:
     """Do it here, or start workers and wait for them. Raises what their ending says."""
     system = load.load("system", System)
     before()
-    count = wanted(system)
+    count = wanted(system, groups())
     if count == 1 and not several_machines():
         main()
         return

@@ -4,7 +4,6 @@ The global batch is science. How it is divided is not: the images, their augment
 groups of mixing and batch norm are the same, and gradients agree to rounding.
 """
 
-import math
 from dataclasses import dataclass
 
 from stages.lib.core.outcome import Refusal
@@ -50,11 +49,6 @@ def partition(batch_size: int, processes: int, group: int, most: int) -> Partiti
         )
     fitting = max(n for n in _divisors(groups // processes) if n * group <= (most or images))
     return Partition(processes, images, groups // processes // fitting)
-
-
-def together(*groups: int) -> int:
-    """The smallest number of images made up of whole groups of every size; 0: no such group."""
-    return math.lcm(*(size for size in groups if size))
 
 
 def _divisors(number: int) -> list[int]:
