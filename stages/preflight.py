@@ -23,6 +23,7 @@ from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Stopped
 from stages.lib.params.everything import Everything
+from stages.lib.params.pretrain import Pretrain
 from stages.lib.params.training import Training
 from stages.lib.reporting import forecast_table
 
@@ -103,24 +104,19 @@ def measured(path: Path, params: Everything) -> Iterator[Found]:
                 yield one | {"status": "left out", "reason": left_out}
                 continue
             log.info("%s: %d steps", one["name"], rehearsal.STEPS)
-            yield one | told(
-                one,
-                rehearsal.rehearse(folder, stage, set_name, params),
-                params,
-                launcher.wanted(params.system, groups_of(stage, params)),
-            )
+            # processes of `label` share epochs, not batches
+            groups = 0 if stage == "label" else block_of(stage, params).groups
+            processes = launcher.wanted(params.system, groups)
+            yield one | told(one, rehearsal.rehearse(folder, stage, set_name, params), params, processes)
             shutil.rmtree(folder / "runs" / one["name"], ignore_errors=True)
 
 
-def groups_of(stage: str, params: Everything) -> int:
-    """Parts of a batch that processes leave whole; 0: processes do not share batches."""
-    block = {
-        "teacher": params.teacher,
-        "pretrain": params.pretrain,
-        "distill": params.train,
-        "finetune": params.finetune,
-    }
-    return 0 if stage == "label" else getattr(block.get(stage, params.transfer), "groups", 0)
+def block_of(stage: str, params: Everything) -> Training | Pretrain:
+    """What a stage trains by; `label` asks about the views of `train`."""
+    if stage == "pretrain":
+        return params.pretrain
+    blocks: dict[str, Training] = {"teacher": params.teacher, "finetune": params.finetune, "transfer": params.transfer}
+    return blocks.get(stage, params.train)
 
 
 def stop(signum: int, _frame: FrameType | None) -> None:
@@ -159,10 +155,9 @@ def told(one: Found, tried: "Tried", params: Everything, processes: int) -> Foun
 
 def course_of(stage: str, params: Everything) -> tuple[int, bool]:
     """(epochs, whether the weights of the best look are kept) of a stage."""
-    if stage == "pretrain":
-        return params.pretrain.epochs, False
-    blocks: dict[str, Training] = {"teacher": params.teacher, "finetune": params.finetune, "transfer": params.transfer}
-    block = blocks.get(stage, params.train)
+    block = block_of(stage, params)
+    if isinstance(block, Pretrain):
+        return block.epochs, False
     return block.views.epochs, stage != "label" and block.select == "best_val"
 
 

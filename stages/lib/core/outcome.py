@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 from stages.lib.core.signals import Stopped
 
@@ -46,10 +46,15 @@ def run(stage: str, main: Callable[[], None]) -> NoReturn:
     stage = os.environ.get("DVC_STAGE", here).replace("/", "_")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for every model it loads
-    record(stage, None)
+    _record(stage, None)
     ending = _told(stage, main)
-    record(stage, ending)
+    _record(stage, ending)
     sys.exit(ending.code)
+
+
+def disk_full(error: BaseException) -> TypeGuard[OSError]:
+    """Whether there was no room: the one OSError that says enough without a traceback."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def ending_of(error: BaseException) -> Ending:
@@ -60,7 +65,7 @@ def ending_of(error: BaseException) -> Ending:
         return Ending(128 + error.signum, str(error), retryable=True)
     if isinstance(error, KeyboardInterrupt):
         return Ending(130, "interrupted", retryable=True)
-    if isinstance(error, OSError) and error.errno in FULL:
+    if disk_full(error):
         where = f" where {error.filename} should go" if error.filename else ""
         reason = f"the disk is full{where}. Nothing that was finished is lost: free some space, and the same command continues."
         return Ending(1, reason, retryable=True)
@@ -77,7 +82,7 @@ def _told(stage: str, main: Callable[[], None]) -> Ending:
             log.error("%s", ending.reason)
         elif ending.code > 128:
             log.warning("%s: %s", stage, ending.reason)
-        elif isinstance(error, OSError) and error.errno in FULL:
+        elif disk_full(error):
             log.error("%s: %s", stage, ending.reason)
         else:
             log.exception("%s failed", stage)
@@ -85,7 +90,7 @@ def _told(stage: str, main: Callable[[], None]) -> Ending:
     return FINISHED
 
 
-def record(stage: str, ending: Ending | None) -> None:
+def _record(stage: str, ending: Ending | None) -> None:
     """Replace last_exit.json whole; None removes the one before, so that a kill is not read as that run's success."""
     from stages.lib.core import files  # not at the top: runs refuses too, so it imports this file
 

@@ -37,7 +37,6 @@ class Keeper:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after `step` steps: payload and its sha256 in one file, flushed, then renamed."""
-        self.saved_at = time.monotonic()
         if not ranks.first():
             return
         buffer = io.BytesIO()

@@ -34,12 +34,6 @@ def join(store: dist.Store, device: torch.device, patience: datetime.timedelta) 
     dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.world, timeout=patience)
 
 
-def leave() -> None:
-    """Part from the others; nothing waits for them."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def from_first(make: Callable[[], T]) -> T:
     """What `make` returns in the first process, in every process; it is called there alone.
 
