@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-slow setup check preflight lint lock deps golden bench bench-step bench-gpu runs prune clean
+.PHONY: demo test test-slow test-e2e setup check preflight lint lock deps golden bench bench-step bench-gpu runs prune clean
 
 demo: setup
 	dvc repro
@@ -17,6 +17,10 @@ test: setup lint
 # Longer than the default suite allows: the whole pipeline, killed and resumed, on the embedded set.
 test-slow: setup
 	python -m pytest -m slow
+
+# A real Prefect server, workers with clones of their own, an S3 server on loopback, and a browser where there is one.
+test-e2e: setup
+	python -m pytest -m e2e
 
 setup: $(VENV)/installed
 
