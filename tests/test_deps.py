@@ -61,6 +61,20 @@ def test_imports__go_down(source: Path) -> None:
             assert mine == theirs or FLOOR[theirs] < FLOOR[mine], f"{mine} may not import {theirs} ({source})"
 
 
+@pytest.mark.parametrize("source", sorted((closure.ROOT / "flows").glob("*.py")), ids=lambda p: p.stem)
+def test_flows__know_parameters_alone_and_no_torch(source: Path) -> None:
+    """Flows start stages and never import them; importing one is quick, as it happens for every run."""
+    tops = {"torch", "torchvision", "timm", "great_expectations", "pandas", "matplotlib"}
+    for name in closure.imports(source):
+        assert not name.startswith("stages.") or name.startswith("stages.lib.params."), f"{source} imports {name}"
+        assert name.split(".")[0] not in tops, f"{source} imports {name}"
+
+
+@pytest.mark.parametrize("source", sorted((closure.ROOT / "stages").rglob("*.py")), ids=lambda p: p.stem)
+def test_stages__know_nothing_of_flows(source: Path) -> None:
+    assert not {name for name in closure.imports(source) if name.split(".")[0] in ("flows", "prefect")}
+
+
 def test_closure__sees_a_new_import_and_refuses_what_hides_one(tmp_path: Path) -> None:
     """Negative controls: the search finds what it should, and code it cannot see through is an error."""
     (tmp_path / "stages").mkdir()
