@@ -39,6 +39,8 @@ CARRIERS = {
     "stages/lib/training/launcher.py",
 }
 FIRST_READERS = {"scan", "ingest"}
+# Telling others how far a stage is and how it ended: best effort, and no stage reads it back.
+TELLING = {"stages/lib/core/tell.py"}
 DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "great_expectations": "great-expectations"}
 
 
@@ -90,7 +92,7 @@ def closure(entry: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
     """(repo files, third-party import names) reachable from `entry`."""
     files: set[Path] = set()
     packages: set[str] = set()
-    carriers = set() if entry.stem in FIRST_READERS else {root / name for name in CARRIERS}
+    carriers = {root / name for name in (TELLING if entry.stem in FIRST_READERS else CARRIERS | TELLING)}
     todo = [entry]
     while todo:
         source = todo.pop()

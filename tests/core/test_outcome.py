@@ -24,10 +24,13 @@ if __name__ == "__main__":
 """
 
 
-def end(folder: Path, body: str, *arguments: str, stage: str = "stage") -> tuple[int, str, dict[str, object]]:
+def end(
+    folder: Path, body: str, *arguments: str, stage: str = "stage", variables: dict[str, str] | None = None
+) -> tuple[int, str, dict[str, object]]:
     """Run a stage with this body in a process of its own: exit code, stderr, last_exit.json (empty if there is none)."""
     command = [sys.executable, "-c", PROGRAM.format(body=body, stage=stage), *arguments]
-    environment = {"TUTELAGE_RUNS": str(folder), "PYTHONPATH": str(ROOT)}
+    folder.mkdir(exist_ok=True)
+    environment = {"TUTELAGE_RUNS": str(folder), "PYTHONPATH": str(ROOT), **(variables or {})}
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)
     found = list(folder.glob("*/last_exit.json"))
     return done.returncode, done.stderr, json.loads(found[0].read_text()) if found else {}
@@ -106,3 +109,37 @@ def test_run__a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
         tmp_path, "raise OSError(5, 'Input/output error', 'a.ckpt')"
     )  # control: another fault of a disk
     assert "Traceback" in stderr and "full" not in str(record["reason"])
+
+
+def test_run__tells_whoever_started_it_as_well(tmp_path: Path) -> None:
+    """In a folder of its own, where another run of the same stage writes nothing; what stood there before is gone at once."""
+    told = tmp_path / "told"
+    told.mkdir()
+    (told / "last_exit.json").write_text("the run before")
+    look = f"print(open({str(told / 'last_exit.json')!r}).read())"
+    variables = {"TUTELAGE_TELL": str(told)}
+    assert "FileNotFoundError" in end(tmp_path / "runs", look, variables=variables)[1]
+    _, _, record = end(tmp_path / "runs", "raise Refusal('set lr above 0')", variables=variables)
+    assert (
+        json.loads((told / "last_exit.json").read_text())
+        == record
+        == {
+            "code": 2,
+            "reason": "set lr above 0",
+            "retryable": False,
+        }
+    )
+
+
+def test_run__a_program_that_a_stage_starts_does_not_speak_for_it(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    inner = PROGRAM.format(body="pass", stage="fetch@file")
+    body = f"import subprocess; subprocess.run([sys.executable, '-c', {inner!r}]); import os; os.kill(os.getpid(), 9)"
+    end(tmp_path / "runs", body, variables={"TUTELAGE_TELL": str(told)})
+    assert (tmp_path / "runs/fetch@file/last_exit.json").exists() and not (told / "last_exit.json").exists()
+
+
+def test_run__one_of_the_two_folders_that_cannot_be_written_does_not_empty_the_other(tmp_path: Path) -> None:
+    (tmp_path / "told").write_text("a file where the folder should be")
+    status, stderr, record = end(tmp_path / "runs", "pass", variables={"TUTELAGE_TELL": str(tmp_path / "told")})
+    assert (status, record["code"]) == (0, 0) and "could not write last_exit.json" in stderr

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from stages.lib.core.runs import Run
 from stages.lib.training.journal import Journal, forget_after, speed
@@ -43,6 +44,18 @@ def test_journal__tensorboard_shows_rows_what_validation_saw_and_pictures(tmp_pa
     assert [(event.step, event.value) for event in found.Scalars("val_top1")] == [(10, 75.0)]
     assert found.Tags()["scalars"] == ["loss", "val_top1"] and found.Tags()["images"] == ["reconstructions"]
     assert "val_top1" not in (tmp_path / "metrics.jsonl").read_text()  # history.csv has it, once
+
+
+def test_journal__tells_whoever_listens_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_TELL", str(tmp_path / "told"))
+    (tmp_path / "x").mkdir()
+    with Journal(Run(tmp_path / "x", "x"), "t", 40, 1e6).start(20) as journal:
+        told = json.loads((tmp_path / "told/progress.json").read_text())
+        assert (told["title"], told["step"], told["steps"], told["seconds_left"]) == ("t", 20, 40, None)
+        journal.progress(40, 0.5, {"images_per_second": 800.0, "waiting_share": 0.1})
+    told = json.loads((tmp_path / "told/progress.json").read_text())
+    assert told["step"] == 40 and told["seconds_left"] == 0.0 and told["folder"] == str(tmp_path / "x")
+    assert told["numbers"] == {"loss": 0.5, "images_per_second": 800.0, "waiting_share": 0.1}
 
 
 def test_speed__says_why_training_waits() -> None:

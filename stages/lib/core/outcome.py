@@ -1,9 +1,11 @@
 """How a stage ends: its exit code, and last_exit.json saying why and whether trying again makes sense.
 
 DVC replaces a stage's exit code by its own, so what runs DVC for us reads <run root>/<stage>[@<item>]/last_exit.json:
-`{"code": 0, "reason": "finished", "retryable": false}`. A stage that was killed outright leaves no such file.
+`{"code": 0, "reason": "finished", "retryable": false}`, and the same in a folder of its own where it named one
+(stages/lib/core/tell.py). A stage that was killed outright leaves no such file.
 """
 
+import contextlib
 import errno
 import json
 import logging
@@ -11,8 +13,10 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NoReturn, TypeGuard
 
+from stages.lib.core import files, tell
 from stages.lib.core.signals import Stopped
 
 log = logging.getLogger(__name__)
@@ -46,6 +50,7 @@ def run(stage: str, main: Callable[[], None]) -> NoReturn:
     stage = os.environ.get("DVC_STAGE", here).replace("/", "_")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for every model it loads
+    tell.speak()
     _record(stage, None)
     ending = _told(stage, main)
     _record(stage, ending)
@@ -91,15 +96,27 @@ def _told(stage: str, main: Callable[[], None]) -> Ending:
 
 
 def _record(stage: str, ending: Ending | None) -> None:
-    """Replace last_exit.json whole; None removes the one before, so that a kill is not read as that run's success."""
-    from stages.lib.core import files  # not at the top: runs refuses too, so it imports this file
+    """Replace last_exit.json in the run root and where we are to tell; each for itself, as one of the two may be full."""
+    text = None if ending is None else json.dumps(asdict(ending), indent=1) + "\n"
+    for place in (files.root() / stage, tell.folder() if tell.speaks() else None):
+        try:
+            if place is not None:
+                _write(place / "last_exit.json", text)
+        except Exception as error:  # a full disk must not hide what really happened
+            log.warning("could not write last_exit.json: %s", error)
 
-    try:
-        path = files.root() / stage / "last_exit.json"
-        if ending is None:
-            path.unlink(missing_ok=True)
-            return
-        with files.replace(path) as temporary:
-            temporary.write_text(json.dumps(asdict(ending), indent=1) + "\n")
-    except Exception as error:  # a full disk must not hide what really happened
-        log.warning("could not write last_exit.json: %s", error)
+
+def _write(path: Path, text: str | None) -> None:
+    """Whole or not at all; None removes the one before, so that a kill is not read as that run's success."""
+    if text is None:
+        path.unlink(missing_ok=True)
+        return
+    with files.replace(path) as temporary:
+        temporary.write_text(text)
+
+
+def tell_ending(ending: Ending) -> None:
+    """For a process that leaves by itself, as a worker of somebody else's torchrun does: say how, to whoever wants to know."""
+    with contextlib.suppress(Exception):
+        if (place := tell.folder()) is not None:
+            _write(place / "last_exit.json", json.dumps(asdict(ending), indent=1) + "\n")

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from stages.lib.core import files, ranks
+from stages.lib.core import files, ranks, tell
 from stages.lib.core.runs import Run
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ class Journal:
     def __init__(self, run: Run, title: str, total_steps: int, log_seconds: float) -> None:
         self.folder, self.title, self.total, self.log_seconds = run.folder, title, total_steps, log_seconds
         self.first, self.mute = 0, not ranks.first()
+        self.told = tell.Progress(title, total_steps, run.folder)
 
     def start(self, step: int) -> Self:
         """Begin after `step` steps: rows a killed process wrote past its last checkpoint are taken back."""
@@ -33,6 +34,7 @@ class Journal:
         from torch.utils.tensorboard import SummaryWriter  # a second of import that only training pays
 
         self.first, self.began, self.spoke = step, time.monotonic(), time.monotonic()
+        self.told.say(step, None, {})
         path = self.folder / "metrics.jsonl"
         forget_after(path, step)
         self.rows = path.open("a", buffering=1)
@@ -79,14 +81,15 @@ class Journal:
         """Move the bar, or write a line with the time left every log_seconds. rates: as `fit` measures them."""
         if self.mute:
             return
+        now = time.monotonic()
+        left = (now - self.began) / max(1, step - self.first) * (self.total - step)
+        self.told.say(step, left, {"loss": loss, **rates})
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
             self.bar.set_postfix(loss=f"{loss:.4f}", waiting=f"{rates['waiting_share']:.0%}")
             return
-        now = time.monotonic()
         if now - self.spoke >= self.log_seconds or step == self.total:
             self.spoke = now
-            left = (now - self.began) / max(1, step - self.first) * (self.total - step)
             log.info(
                 "%s: step %d of %d, loss %.4f, %.0f s left, %s", self.title, step, self.total, loss, left, speed(rates)
             )

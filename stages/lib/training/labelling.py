@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.lib.core import ranks
+from stages.lib.core import ranks, tell
 from stages.lib.data.ahead import Meter, Waiting
 from stages.lib.data.batch import Batch
 from stages.lib.data.pixels import classifier_pixels
@@ -183,6 +183,7 @@ class Progress:
         self.began = self.spoke = time.monotonic()
         self.done = self.said = 0
         self.waiting = Waiting()
+        self.told = tell.Progress(title, images, folder)
 
     def add(self, epoch: int, images: int, device: torch.device) -> None:
         """Some more are done."""
@@ -204,13 +205,14 @@ class Progress:
             f" (ms a view and thread: {costs})" if costs else "",
             left,
         )
-        self.note(spent, device)
+        self.note(spent, device, left)
         self.spoke, self.said, self.waiting.seconds = now, self.done, 0.0
 
-    def note(self, spent: float, device: torch.device) -> None:
+    def note(self, spent: float, device: torch.device, left: float) -> None:
         """A row of the first process, about its own epochs since the row before."""
         if not ranks.first():
             return
         rates = {"images_per_second": (self.done - self.said) / spent, "waiting_share": self.waiting.seconds / spent}
+        self.told.say(self.done, left, rates)
         with self.path.open("a") as file:
             file.write(json.dumps({"images": self.done, **rates, "peak_bytes": peak.peak_bytes(device)}) + "\n")
