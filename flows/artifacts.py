@@ -28,7 +28,7 @@ NUMBERS = {
 }  # folders and endings of small files of numbers
 ROWS = 100  # rows that differ shown for a gate, over all its expectations
 LINES = 400  # lines of a table
-WORDING = {"row_condition": "where", "value_set": "which is", "mostly": "for a share of rows of at least"}
+WORDING = {"row_condition": "where", "mostly": "for a share of rows of at least"}
 WORDS = 300  # characters of a cell
 IMAGE_BYTES = 200_000  # of one encoded image; as text it is a third longer
 ALL_IMAGE_BYTES = 220_000  # of all images of an artifact: the UI fetches every artifact of a page whole
@@ -202,15 +202,16 @@ def _number(value: Any) -> Any:
 
 
 def _gate_page(details: Mapping[str, Any]) -> str:
-    """Verdict, expectations with those that are broken first, then the rows of each broken one."""
+    """Verdict, what is broken with its rows, then every expectation as a list: the UI does not wrap the cells of a table."""
     found = sorted(details["expectations"], key=lambda one: bool(one["success"]))
     parts = [f"## {'✓' if details['passed'] else '✗'} {_verdict(details)}", _cell(details.get("about", ""))]
-    lines = [["✓" if one["success"] else "✗ broken", one.get("table"), sentence(one), _observed(one)] for one in found]
-    parts.append(_grid(["", "table", "expected", "observed"], lines[:LINES]))
     room = ROWS
     for one in (one for one in found if not one["success"]):
         text, room = _broken(one, room)
         parts.append(text)
+    lines = [f"- {'✓' if one['success'] else '✗'} {_told(one)} · {_observed(one)}" for one in found]
+    parts += ["### Every expectation", "\n".join(lines[:LINES])]
+    parts += [f"and {len(lines) - LINES:,} more"] if len(lines) > LINES else []
     suite = details.get("suite")
     parts += (
         [f"Limits: {_cell(suite)}. An edited limit runs this gate again, and nothing that ran before it."]
@@ -223,15 +224,20 @@ def _gate_page(details: Mapping[str, Any]) -> str:
 def _broken(one: Mapping[str, Any], room: int) -> tuple[str, int]:
     """A broken expectation with the rows that break it, at most `room`; and the room that is left."""
     rows = [row for row in one.get("rows") or [] if isinstance(row, Mapping)]
-    total = one.get("unexpected") or len(rows)
-    shown, more = rows[:room], total - min(len(rows), room)
-    parts = [f"### ✗ {_cell(one.get('table'))}: {_cell(sentence(one))}", _cell(one.get("why") or "")]
+    shown = rows[:room]
+    more = (one.get("unexpected") or len(rows)) - len(shown)
+    parts = [f"### ✗ {_told(one)}", *([_cell(one["why"])] if one.get("why") else []), f"Observed: {_observed(one)}."]
     parts += [f"Could not be evaluated: {_cell(one['error'])}"] if one.get("error") else []
     if shown:
         names = list(dict.fromkeys(name for row in shown for name in row))
         parts.append(_grid(names, [[row.get(name) for name in names] for row in shown]))
     parts += [f"and {more:,} more"] if more > 0 else []
-    return "\n\n".join(part for part in parts if part), room - len(shown)
+    return "\n\n".join(parts), room - len(shown)
+
+
+def _told(one: Mapping[str, Any]) -> str:
+    """Table and sentence of an expectation, as markdown."""
+    return f"{_cell(one.get('table'))}: {_cell(sentence(one))}"
 
 
 def _verdict(details: Mapping[str, Any]) -> str:
@@ -254,16 +260,18 @@ def sentence(expectation: Mapping[str, Any]) -> str:
     ends = [(word, value) for word, value in ends if value is not None]
     if ends:
         words = f"{words.removesuffix(' between')} {' and '.join(f'{word} {_shown(value)}' for word, value in ends)}"
+    if "value_set" in limits:
+        words += f" {_shown(limits.pop('value_set'))}"
     told = [WORDING.get(name, name.replace("_", " ")) + f" {_shown(value)}" for name, value in limits.items()]
     return ", ".join([f"{', '.join(map(str, columns))}: {words}" if columns else words, *told])
 
 
 def _observed(one: Mapping[str, Any]) -> str:
-    """What was seen, and how many rows differ."""
-    seen = "" if one.get("observed") is None else _shown(one["observed"])
+    """What was seen, and how many rows differ, as markdown."""
+    seen = [] if one.get("observed") is None else [_cell(one["observed"])]
     if one.get("unexpected"):
-        seen += f"; {one['unexpected']:,} of {one.get('checked') or 0:,} rows differ"
-    return seen.removeprefix("; ")
+        seen.append(f"{one['unexpected']:,} of {one.get('checked') or 0:,} rows differ")
+    return "; ".join(seen) or "nothing"
 
 
 def _shown(value: Any) -> str:
@@ -275,7 +283,9 @@ def _shown(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "{" + ", ".join(map(_shown, value)) + "}" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return "{" + ", ".join("(none)" if one == "" else _shown(one) for one in value) + "}"
+    return str(value)
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -309,8 +309,8 @@ def duration(seconds: float) -> str:
 def _said(name: str, value: float) -> str:
     if name == "images_per_second":
         return f"{value:,.0f} images/s" if value >= 10 else f"{value:.2g} images/s"
-    if name.endswith("_share"):
-        return f"{name.removesuffix('_share').replace('_', ' ')} {100 * value:.0f} %"
+    if name == "waiting_share":
+        return f"waits for data {100 * value:.0f} % of the time"
     return f"{name.replace('_', ' ')} {value:.4g}"
 
 
