@@ -143,6 +143,7 @@ def save_experiment(worktree: Path, name: str, message: str, stages: Collection[
 
     Unlike `dvc exp save` it needs no output here: they may lie in other workers' caches. stages: those whose dvc.lock entries are
     the experiment's; None: all. A name that is taken gets a number, unless the very same is saved under it. Raises WorkspaceError.
+    (`dvc exp apply` of one without all stages ends with "Checkout failed" for what was not run, and has applied the rest.)
     """
     baseline = resolve(worktree, "HEAD")
     prefix = f"refs/exps/{baseline[:2]}/{baseline[2:]}/"

@@ -230,36 +230,75 @@ def test_merge__several_at_once_lose_nothing(clone: Path) -> None:
     assert set(workspace.entries(clone)) == {f"s{number}" for number in range(8)}
 
 
-def test_save_experiment__dvc_shows_applies_branches_and_removes_it(clone: Path) -> None:
-    (clone / "notes").write_text("mine")
+@pytest.fixture
+def soft(clone: Path) -> Path:
+    """The clone, all of it run as committed and edited since; beside it an experiment of which one stage was not run: `soft`."""
     run(clone, "dvc", "repro")
+    (clone / "notes").write_text("mine")
     before = everything_of(clone)
-    params = (ROOT / "params.yaml").read_text().replace("distill: hard", "distill: soft")
-    with workspace.temporary(clone, "HEAD", params, workspace.entries(clone), "soft") as folder:
+    with workspace.temporary(clone, "HEAD", softly(), workspace.entries(clone), "soft") as folder:
         reproduce(folder, clone, "evaluate@student")
-        # As on a machine that did not run the stage: `dvc exp save` would refuse.
-        (folder / "data/metrics/student.json").unlink()
-        name = workspace.save_experiment(folder, "soft", "distil softly", ["raw", "evaluate@student"])
-        assert name == "soft"
-        assert workspace.save_experiment(folder, "soft", "again", ["raw", "evaluate@student"]) == "soft"
-        (folder / "params.yaml").write_text(params + "\n# another\n")
-        assert workspace.save_experiment(folder, "soft", "another") == "soft-2"
-        with pytest.raises(workspace.WorkspaceError, match="can't name an experiment"):
-            workspace.save_experiment(folder, "a..b", "bad")
-        with pytest.raises(workspace.WorkspaceError, match="can't name an experiment"):
-            workspace.save_experiment(folder, "a/b", "bad")
+        (folder / "data/metrics/student.json").unlink()  # another machine ran it: `dvc exp save` would refuse
+        saved = workspace.save_experiment(folder, "soft", "distil softly", ["raw", "evaluate@student"])
+        assert saved == "soft"
     assert everything_of(clone) == before
-    assert sorted(run(clone, "dvc", "exp", "list", "--name-only").split()) == ["soft", "soft-2"]
-    shown = json.loads(run(clone, "dvc", "exp", "show", "--json"))
-    saved = {exp["name"]: exp["revs"][0]["data"] for exp in shown[1]["experiments"]}
-    assert saved["soft"]["metrics"]["data/metrics/student.json"]["data"] == {"top1": 60, "images": 10}
-    assert "data" not in saved["soft"]["metrics"]["data/metrics/finetuned.json"], "that was of other parameters"
-    assert saved["soft"]["params"]["params.yaml"]["data"]["train"]["distill"] == "soft"
-    assert "60" in run(clone, "dvc", "exp", "diff", "main", "soft")
-    run(clone, "dvc", "exp", "branch", "soft", "from-soft")
-    assert "distill: soft" in run(clone, "git", "show", "from-soft:params.yaml")
-    run(clone, "dvc", "exp", "apply", "soft")
-    assert (clone / "params.yaml").read_text() == params and (clone / "notes").read_text() == "mine"
-    assert json.loads((clone / "data/metrics/student.json").read_text())["top1"] == 60
-    run(clone, "dvc", "exp", "remove", "soft-2")
-    assert run(clone, "dvc", "exp", "list", "--name-only").split() == ["soft"]
+    return clone
+
+
+def softly() -> str:
+    """params.yaml with another distillation."""
+    return (ROOT / "params.yaml").read_text().replace("distill: hard", "distill: soft")
+
+
+def test_save_experiment__dvc_shows_it_with_its_own_metrics_alone(soft: Path) -> None:
+    assert run(soft, "dvc", "exp", "list", "--name-only").split() == ["soft"]
+    shown = json.loads(run(soft, "dvc", "exp", "show", "--json"))
+    (experiment,) = shown[1]["experiments"]
+    data = experiment["revs"][0]["data"]
+    assert experiment["name"] == "soft" and data["params"]["params.yaml"]["data"]["train"]["distill"] == "soft"
+    assert data["metrics"]["data/metrics/student.json"]["data"] == {"top1": 60, "images": 10}
+    assert "data" not in data["metrics"]["data/metrics/finetuned.json"], "that is of other parameters"
+    assert "60" in run(soft, "dvc", "exp", "diff", "main", "soft")
+
+
+def test_save_experiment__dvc_applies_branches_and_removes_it(soft: Path) -> None:
+    with workspace.temporary(soft, "HEAD", softly(), workspace.entries(soft), "whole") as folder:
+        reproduce(folder, soft)
+        assert workspace.save_experiment(folder, "whole", "all of it") == "whole"
+    run(soft, "dvc", "exp", "branch", "soft", "from-soft")
+    assert run(soft, "git", "show", "from-soft:params.yaml") == softly()
+    run(soft, "dvc", "exp", "apply", "whole")
+    assert (soft / "params.yaml").read_text() == softly() and (soft / "notes").read_text() == "mine"
+    metrics = soft / "data/metrics"
+    assert [json.loads((metrics / f"{name}.json").read_text())["top1"] for name in ("student", "finetuned")] == [60, 60]
+    assert "didn't change" in reproduce(soft, soft) and len(ran(soft)) == 4
+    done = subprocess.run(
+        ["dvc", "exp", "apply", "soft"], cwd=soft, env=environment(soft), capture_output=True, text=True
+    )
+    assert "Checkout failed" in done.stderr and "finetuned.json" in done.stderr  # DVC misses what was not run, last
+    assert [path.name for path in metrics.iterdir()] == ["student.json"]
+    run(soft, "dvc", "exp", "remove", "soft")
+    assert run(soft, "dvc", "exp", "list", "--name-only").split() == ["whole"]
+
+
+def test_save_experiment__a_taken_name_gets_a_number_and_a_bad_one_is_refused(soft: Path) -> None:
+    with workspace.temporary(soft, "HEAD", softly(), workspace.entries(soft), "again") as folder:
+        assert workspace.save_experiment(folder, "again", "one") == "again"
+        assert workspace.save_experiment(folder, "again", "the very same") == "again"
+        assert workspace.save_experiment(folder, "soft", "another dvc.lock") == "soft-2"
+        (folder / "params.yaml").write_text("other: true\n")
+        assert workspace.save_experiment(folder, "soft", "other params") == "soft-3"
+        for name in ("a..b", "a/b", "", "a b"):
+            with pytest.raises(workspace.WorkspaceError, match="can't name an experiment"):
+                workspace.save_experiment(folder, name, "bad")
+
+
+def test_save_experiment__without_a_git_identity(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    for key, value in (("user.useConfigOnly", "true"), ("user.name", ""), ("user.email", "")):
+        run(clone, "git", "config", key, value)
+    with workspace.temporary(clone, "HEAD", None, {}, "nobody") as folder:
+        assert workspace.save_experiment(folder, "nobody", "x") == "nobody"
+    ref = run(clone, "git", "for-each-ref", "--format=%(authorname)", "refs/exps").strip()
+    assert ref == "Tutelage"
