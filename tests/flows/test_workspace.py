@@ -35,10 +35,10 @@ def worktrees(root: Path) -> int:
 
 def everything_of(root: Path) -> dict[str, str]:
     """Content of every file a person has there; not what git and DVC keep for themselves."""
-    own = [
-        path for path in root.rglob("*") if path.is_file() and not {".git", "runs", "tmp", "cache"} & set(path.parts)
-    ]
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in own}
+    paths = {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
+    own = {name: path for name, path in paths.items() if not {".git", "runs", "tmp", "cache"} & set(name.parts)}
+    assert len(own) > 5
+    return {str(name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in own.items()}
 
 
 def reproduce(folder: Path, clone: Path, *targets: str) -> str:
