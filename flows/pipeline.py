@@ -13,13 +13,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
-from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture, wait
-from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import Task
 from pydantic import BaseModel, ConfigDict, Field
@@ -118,8 +116,7 @@ class Here:
         self.fresh, self.options, self.sender = Freshness(root), options, sender
 
     def __call__(self, stage: Stage) -> Result:
-        run_id, task_id = UUID(flow_run.id), UUID(task_run.id)
-        watch = functools.partial(telemetry.progress, sender=self.sender, flow_run_id=run_id, task_run_id=task_id)
+        watch = functools.partial(telemetry.progress, sender=self.sender)
         return execution.run(stage, self.place, self.fresh, self.options.demand(stage), get_run_logger().info, watch)
 
 
@@ -140,13 +137,12 @@ def submit(
     for stage in stages:
         body = _task(stage, root, carry_out, options, sender)
         before = [futures[name] for name in stage.upstream]
-        futures[stage.name] = body.with_options(name=stage.kind, task_run_name=f"{label}{stage.name}").submit(
-            wait_for=before
-        )
+        named = body.with_options(name=stage.kind, task_run_name=f"{label}{stage.name}")
+        futures[stage.name] = named.submit(wait_for=before)
     return futures
 
 
-def _task(stage: Stage, root: Path, carry_out: CarryOut, options: Options, sender: Sender) -> "Task[[], Any]":
+def _task(stage: Stage, root: Path, carry_out: CarryOut, options: Options, sender: Sender) -> "Task[..., Any]":
     @task(
         retries=len(options.retry_seconds),
         retry_delay_seconds=list(options.retry_seconds) or None,
@@ -161,7 +157,7 @@ def _task(stage: Stage, root: Path, carry_out: CarryOut, options: Options, sende
         (log.info if result.done else log.error)("%s: %s (%s)", stage.name, result.kind, result.reason)
         if result.kind in ("Ran", "Cached", "Refused"):
             for shown in artifacts.of_stage(root, stage.outs, stage.name):
-                telemetry.post(sender, shown, UUID(flow_run.id), UUID(task_run.id))
+                telemetry.post(sender, shown)
         if result.kind in ("Refused", "Failed"):
             gate = stage.kind.startswith("validate-")
             announce.failed(sender, stage.name, result.reason, gate and result.kind == "Refused", options.notify)

@@ -20,7 +20,6 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
 from flows import artifacts, child, execution, graph, telemetry, workspace
@@ -76,12 +75,11 @@ def _in(root: Path, order: Order, sender: Sender, log: Callable[[str], None]) ->
     if order.inputs and (failed := _step(place, [*DVC, "pull", *order.inputs], "dvc pull", log)):
         return Result("Stopped" if failed.stopped else "Failed", f"dvc pull: {failed.reason}")
     demand = Demand(order.gpus or 0, order.limit_seconds)
-    run_id = UUID(flow_run.id)
-    watch = functools.partial(telemetry.progress, sender=sender, flow_run_id=run_id)
+    watch = functools.partial(telemetry.progress, sender=sender)
     result = execution.run(one, place, Freshness(root), demand, log, watch)
     if result.kind in ("Ran", "Cached", "Refused"):
         for shown in artifacts.of_stage(root, one.outs, one.name):
-            telemetry.post(sender, shown, run_id)
+            telemetry.post(sender, shown)
     if result.done and (failed := _step(place, [*DVC, "push", one.name], "dvc push", log)):
         return Result("Stopped" if failed.stopped else "Failed", f"dvc push: {failed.reason}")
     return result
