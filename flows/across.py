@@ -6,10 +6,12 @@ after the recipe. The coordinator merges it into its dvc.lock. A coordinator tha
 so no stage runs twice.
 """
 
+import dataclasses
 import json
 import re
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -22,9 +24,11 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelling
+from ruamel.yaml import YAML
 
 from flows import child, graph, recipes, workspace
-from flows.execution import Demand
+from flows.child import Child
+from flows.execution import DVC, Demand
 from flows.freshness import Freshness
 from flows.graph import Stage
 from flows.order import Order
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 UNSTARTED_SECONDS = 30.0
+BRING_BYTES = 10_000_000
 FENCED = re.compile(r"```json\n(.*)\n```", re.DOTALL)
 
 
@@ -105,16 +110,36 @@ class Across:
         }
         own = {stage.name: entries[stage.name]} if stage.name in entries else {}
         return Order(
-            name=stage.name,
+            stage=self._to_pull(stage),
             commit=self.commit,
             params=self.params,
             lock={**slim, **own},
             recipe=recipe,
-            inputs=list(stage.inputs),
-            gpus=demand.gpus if stage.gpus else None,
+            gpus=demand.gpus,
             limit_seconds=demand.limit_seconds,
             coordinator=UUID(str(flow_run.id)),
         )
+
+    def bring(self, names: Sequence[str]) -> None:
+        """Pull what stages made if it is small, so that metrics and the page are at hand here, or if an older one lies here.
+
+        What is large stays in the remote until somebody says `dvc pull`. Best effort: the stages are done, whatever comes of it.
+        """
+        made = [out for name, entry in workspace.entries(self.root).items() if name in names for out in entry["outs"]]
+        paths = [one["path"] for one in made if one.get("size", 0) <= BRING_BYTES or (self.root / one["path"]).exists()]
+        log = get_run_logger()
+        with tempfile.TemporaryDirectory(prefix="tutelage-") as tell:
+            ending = Child(
+                [*DVC, "pull", *paths], self.root, Path(tell), lambda line: log.info("dvc pull: %s", line)
+            ).run()
+        if ending.code:
+            log.warning("not everything could be brought here: %s. `dvc pull` tries again.", ending.reason)
+
+    def _to_pull(self, stage: Stage) -> Stage:
+        """Published shards are read from where they are published, through a cache of bounded size."""
+        published = (YAML(typ="safe").load(self.params).get("shard") or {}).get("published_uri")
+        inputs = [path for path in stage.inputs if not (published and path.startswith("data/shards/"))]
+        return dataclasses.replace(stage, inputs=tuple(inputs))
 
 
 def follow(run_id: UUID, pool: str, log: Callable[[str], None]) -> "State[Any]":

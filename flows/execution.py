@@ -1,4 +1,4 @@
-"""Runs one stage in one workspace on this host: asks DVC whether it must, waits for its turn and its GPUs, runs `dvc repro -s` on a
+"""Runs one stage in one workspace on this host: waits for its turn and its GPUs, runs `dvc repro -s` on a
 leash.
 
 Used by the pipeline flow for its own host, and by the stage flow on a worker. Nothing here needs a Prefect server.
@@ -14,13 +14,20 @@ from pathlib import Path
 from flows import child, devices, recipes
 from flows.child import Child, Stopping
 from flows.devices import NO_GPU
-from flows.freshness import Freshness
 from flows.graph import Stage
 from flows.result import Kind, Result
 
 Watch = Callable[[str, Path], AbstractContextManager[None]]
 """Shows the progress that a stage (its name) writes into a folder, while the context lasts."""
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+ADVICE = (
+    "To track the changes with git",
+    "git add ",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
+"""How lines begin that DVC prints for people at a terminal: nobody follows them from a log."""
 SAID: dict[str, Kind] = {"didn't change, skipping": "UpToDate", "is cached - skipping run": "Cached"}
 """What DVC prints where it does not run a stage. There is no other sign: its exit code is 0 either way."""
 
@@ -47,16 +54,16 @@ class Demand:
 
 
 def run(
-    stage: Stage, workspace: Workspace, fresh: Freshness, demand: Demand, log: Callable[[str], None], watch: Watch
+    stage: Stage, workspace: Workspace, recipe: str, demand: Demand, log: Callable[[str], None], watch: Watch
 ) -> Result:
-    """Bring a stage whose upstream stages are done up to date. Blocks; child.stop_all() in another thread ends it."""
-    answer = fresh.ask(stage.name)
-    if answer.unchanged:
-        return Result("UpToDate", "nothing changed")
+    """Run a stage whose upstream stages are done, unless DVC has its outs already. Blocks; child.stop_all() ends it.
+
+    recipe: as flows/freshness.py gives it; nobody else on this host runs it at the same time.
+    """
     try:
         with recipes.turn(
             workspace.runs / ".recipes",
-            answer.recipe,
+            recipe,
             f"{stage.name} in {workspace.root}",
             lambda who: log(f"waiting: the very same is being made by {who or 'another process'}"),
             child.stopping,
@@ -85,7 +92,8 @@ def _run(
 
     def line(text: str) -> None:
         said.extend(kind for mark, kind in SAID.items() if mark in text and stage.name in text)
-        log(text)
+        if text.strip() and not text.strip().startswith(ADVICE):
+            log(text)
 
     command = (*DVC, "repro", "--single-item", *(["--pull"] if workspace.pull else []), stage.name)
     with tempfile.TemporaryDirectory(prefix="tutelage-") as tell, watch(stage.name, Path(tell)):

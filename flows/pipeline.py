@@ -85,8 +85,11 @@ def pipeline(targets: list[str] = [], across: bool = False, options: Options = D
 def run(root: Path, targets: Sequence[str], across: bool, options: Options) -> State[None]:
     """The whole of a flow over one workspace: submit, wait, say how it ended. Stops every stage when the flow is stopped."""
     with sending() as sender:
-        futures = submit(root, targets, carrier(root, across, options, sender), options, sender)
+        carry_out = carrier(root, across, options, sender)
+        futures = submit(root, targets, carry_out, options, sender)
         wait_for(list(futures.values()))
+        if isinstance(carry_out, Across):
+            carry_out.bring([name for name, future in futures.items() if future.state.is_completed()])
         return verdict({name: future.state for name, future in futures.items()})
 
 
@@ -116,8 +119,12 @@ class Here:
         self.fresh, self.options, self.sender = Freshness(root), options, sender
 
     def __call__(self, stage: Stage) -> Result:
+        answer = self.fresh.ask(stage.name)
+        if answer.unchanged:
+            return Result("UpToDate", "nothing changed")
         watch = functools.partial(telemetry.progress, sender=self.sender)
-        return execution.run(stage, self.place, self.fresh, self.options.demand(stage), get_run_logger().info, watch)
+        demand, log = self.options.demand(stage), get_run_logger().info
+        return execution.run(stage, self.place, answer.recipe, demand, log, watch)
 
 
 def submit(
@@ -171,9 +178,16 @@ def _worth_another_try(_task: object, _run: TaskRun, state: State[object]) -> bo
 
 
 def wait_for(futures: "list[PrefectFuture[Any]]") -> None:
-    """Wait for tasks in the flow's main thread, which alone is told to stop: then every stage of this process is stopped too."""
-    try:
+    """Wait for tasks in the flow's main thread."""
+    with stopping_all():
         wait(futures)
+
+
+@contextlib.contextmanager
+def stopping_all() -> Iterator[None]:
+    """Stops every command of this process when the flow is stopped within; Prefect tells the main thread alone."""
+    try:
+        yield
     except BaseException:
         child.stop_all("the flow was stopped")
         raise

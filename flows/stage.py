@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -22,14 +23,14 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from flows import artifacts, child, execution, graph, telemetry, workspace
+from flows import artifacts, child, execution, telemetry, workspace
 from flows.across import artifact_key
 from flows.child import Child, Ending
 from flows.devices import NO_GPU
 from flows.execution import DVC, Demand, Workspace
-from flows.freshness import Freshness
+from flows.graph import Stage
 from flows.order import Order
-from flows.pipeline import sending
+from flows.pipeline import sending, stopping_all
 from flows.result import Result
 from flows.telemetry import Sender
 
@@ -43,22 +44,21 @@ LOOK_SECONDS = 5.0
 def stage(order: Order) -> State[None]:
     """Run one stage for a pipeline that waits for it; its entry of dvc.lock goes back as an artifact."""
     with sending() as sender, Guard(order.coordinator) as guard:
-        try:
+        with stopping_all():
             result = carry_out(order, sender)
-        except BaseException:
-            child.stop_all("the flow was stopped")
-            raise
     return guard.state or result.state()
 
 
 def carry_out(order: Order, sender: Sender) -> Result:
     """Everything between an order and its result."""
-    log = get_run_logger().info
+    name, log = order.stage.name, get_run_logger().info
     try:
-        with workspace.temporary(workspace.ROOT, order.commit, order.params, order.lock, order.name) as root:
-            result = _in(root, order, sender, log)
+        with workspace.temporary(workspace.ROOT, order.commit, order.params, order.lock, name) as root:
+            variables = workspace.variables(workspace.ROOT)
+            place = Workspace(root, Path(variables["TUTELAGE_RUNS"]), False, variables)
+            result = ready(order.stage, place, log) or _run(order, place, sender, log)
             if result.done:
-                deliver(order.recipe, order.name, workspace.entries(root)[order.name])
+                deliver(order.recipe, name, workspace.entries(root)[name])
             return result
     except workspace.WorkspaceError as error:
         return Result("Refused", str(error))
@@ -66,19 +66,26 @@ def carry_out(order: Order, sender: Sender) -> Result:
         return Result("Stopped", str(stopped))
 
 
-def _in(root: Path, order: Order, sender: Sender, log: Callable[[str], None]) -> Result:
-    variables = workspace.variables(workspace.ROOT)
-    place = Workspace(root, Path(variables["TUTELAGE_RUNS"]), False, variables)  # what it needs is pulled by name
-    one = next(one for one in graph.read(root, [order.name]) if one.name == order.name)
-    if one.kind != "check" and (failed := _step(place, [sys.executable, "-m", "stages.check", "--dry"], "check", log)):
-        return Result("Refused", failed.reason)
-    if order.inputs and (failed := _step(place, [*DVC, "pull", *order.inputs], "dvc pull", log)):
-        return Result("Stopped" if failed.stopped else "Failed", f"dvc pull: {failed.reason}")
-    demand = Demand(order.gpus or 0, order.limit_seconds)
+def ready(stage: Stage, place: Workspace, log: Callable[[str], None]) -> Result | None:
+    """Bring what the stage reads, and look whether this host's packages are those of params.yaml; why it can't run, if so."""
+    with ThreadPoolExecutor() as pool, stopping_all():
+        pulled = pool.submit(_step, place, [*DVC, "pull", *stage.inputs], "dvc pull", log) if stage.inputs else None
+        if stage.kind != "check" and (
+            failed := _step(place, [sys.executable, "-m", "stages.check", "--dry"], "check", log)
+        ):
+            return Result("Stopped" if failed.stopped else "Refused", failed.reason)
+        if pulled and (failed := pulled.result()):
+            return Result("Stopped" if failed.stopped else "Failed", f"dvc pull: {failed.reason}")
+    return None
+
+
+def _run(order: Order, place: Workspace, sender: Sender, log: Callable[[str], None]) -> Result:
+    """Run the stage, show what it made, and push it."""
+    one, demand = order.stage, Demand(order.gpus, order.limit_seconds)
     watch = functools.partial(telemetry.progress, sender=sender)
-    result = execution.run(one, place, Freshness(root), demand, log, watch)
+    result = execution.run(one, place, order.recipe, demand, log, watch)
     if result.kind in ("Ran", "Cached", "Refused"):
-        for shown in artifacts.of_stage(root, one.outs, one.name):
+        for shown in artifacts.of_stage(place.root, one.outs, one.name):
             telemetry.post(sender, shown)
     if result.done and (failed := _step(place, [*DVC, "push", one.name], "dvc push", log)):
         return Result("Stopped" if failed.stopped else "Failed", f"dvc push: {failed.reason}")
