@@ -84,13 +84,25 @@ def pipeline(targets: list[str] = [], across: bool = False, options: Options = D
 
 def run(root: Path, targets: Sequence[str], across: bool, options: Options) -> State[None]:
     """The whole of a flow over one workspace: submit, wait, say how it ended. Stops every stage when the flow is stopped."""
-    with sending() as sender:
-        carry_out = carrier(root, across, options, sender)
-        futures = submit(root, targets, carry_out, options, sender)
-        wait_for(list(futures.values()))
-        if isinstance(carry_out, Across):
-            carry_out.bring([name for name, future in futures.items() if future.state.is_completed()])
-        return verdict({name: future.state for name, future in futures.items()})
+    commit = workspace.clean_commit(root) if across else None
+    with sending() as sender, stopping_all():
+        return verdict(inside(root, targets, commit, options, sender))
+
+
+def inside(
+    root: Path, targets: Sequence[str], commit: str | None, options: Options, sender: Sender, label: str = ""
+) -> "dict[str, State[None]]":
+    """The pipeline over one workspace as a part of a flow: how each stage ended. May be called in a task; `stopping_all` may not.
+
+    commit: that every worker works at; None: stages run on this host. label: goes before the names of the tasks.
+    """
+    carry_out = Across(root, commit, options.demand) if commit else Here(root, options, sender)
+    futures = submit(root, targets, carry_out, options, sender, label)
+    wait(list(futures.values()))
+    states = {name: future.state for name, future in futures.items()}
+    if isinstance(carry_out, Across):
+        carry_out.bring([name for name, state in states.items() if state.is_completed()])
+    return states
 
 
 @contextlib.contextmanager
@@ -101,13 +113,6 @@ def sending() -> Iterator[Sender]:
         yield sender
     finally:
         sender.close(FAREWELL_SECONDS)
-
-
-def carrier(root: Path, across: bool, options: Options, sender: Sender) -> CarryOut:
-    """How stages of the workspace are carried out."""
-    if across:
-        return Across(root, workspace.clean_commit(root), options.demand)
-    return Here(root, options, sender)
 
 
 class Here:
@@ -175,12 +180,6 @@ def _task(stage: Stage, root: Path, carry_out: CarryOut, options: Options, sende
 
 def _worth_another_try(_task: object, _run: TaskRun, state: State[object]) -> bool:
     return state.name in AGAIN and not child.stopping()
-
-
-def wait_for(futures: "list[PrefectFuture[Any]]") -> None:
-    """Wait for tasks in the flow's main thread."""
-    with stopping_all():
-        wait(futures)
 
 
 @contextlib.contextmanager
