@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-slow test-e2e setup check preflight lint lock deps golden bench bench-step bench-gpu runs prune clean
+.PHONY: demo test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden bench bench-step bench-gpu runs prune clean
 
 demo: setup
 	dvc repro
@@ -44,6 +44,19 @@ lint: setup
 # What will it take? The first steps of every stage that trains, nothing kept: make preflight [PRESET=presets/cifar10.yaml]
 preflight: setup
 	python -m stages.preflight $(PRESET)
+
+# Prefect on this machine: server, deployments, a worker; opens at the address it prints, Ctrl-C stops it. make prefect [PORT=4201]
+PORT ?= 4200
+prefect: setup
+	exec python -m flows.embedded --port $(PORT)
+
+# For a team's server: tell it about the deployments (once, and after a change), and start a worker on each host.
+# PREFECT_API_URL=http://<host>:4200/api make deploy; PREFECT_API_URL=... make worker POOL=tutelage-gpu
+POOL ?= tutelage
+deploy: setup
+	python -m flows.deploy
+worker: setup
+	exec python -m flows.worker --pool $(POOL)
 
 # Rewrite the lists in dvc.yaml: the code, params and versions every stage uses.
 deps: setup

@@ -1,0 +1,54 @@
+"""What Prefect is told through its environment: by the embedded server, by workers, and by tests that start either.
+
+Every line stands for something that was measured to go wrong, or to go out to the network, without it.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+POOLS = ("tutelage", "tutelage-cpu", "tutelage-gpu")
+"""Work pools: coordinators (pipeline, experiment, refresh), then stages by what they need."""
+
+CLIENT = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_WORKER_QUERY_SECONDS": "2",  # 10 by default: two independent stages then went to one worker, one after the other
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds, the least Prefect sends; see deploy.py for what listens
+    "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # a clone brings its .venv: nothing is installed behind a run
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_CLI_COLORS": "false",
+}
+SERVER = {
+    # In memory, its default, slots held when the server is restarted are never given back.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_API_HOST": LOOPBACK,
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+}
+
+
+def client(api_url: str, home: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The whole environment of a process that talks to the server at `api_url` and keeps Prefect's files under `home`.
+
+    What the caller's environment says already holds, except where the server is and where files lie: that is what is asked for.
+    A profile of the caller's is left out, as it lies in another home.
+    """
+    own = {name: value for name, value in environment.items() if name != "PREFECT_PROFILE"}
+    return {**CLIENT, **own, "PREFECT_API_URL": api_url, "PREFECT_HOME": str(home.absolute())}
+
+
+def server(port: int, home: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The whole environment of a server on loopback at `port`; its database, leases and logs lie under `home`."""
+    url = api_url(port)
+    return {**SERVER, **client(url, home, environment), "PREFECT_UI_API_URL": url}
+
+
+def api_url(port: int) -> str:
+    """Where a server on this machine answers."""
+    return f"http://{LOOPBACK}:{port}/api"
+
+
+def home(root: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Folder of Prefect's files of the clone at `root`: <run root>/prefect, beside the run folders; nobody's ~/.prefect."""
+    return Path(environment.get("TUTELAGE_RUNS", root / "data/runs")).absolute() / "prefect"
