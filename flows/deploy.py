@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
-SILENCE_SECONDS = 120
-"""A run whose heartbeat (one every 30 s) has been missing for so long is dead."""
 WATCH = "Tutelage: a run without a heartbeat has crashed"
 OVER = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended", "Scheduled", "AwaitingRetry")
 """States in which no heartbeat is expected any more."""
@@ -43,7 +41,7 @@ def pools(client: "SyncPrefectClient") -> list[str]:
     return missing
 
 
-def watch(seconds: int = SILENCE_SECONDS) -> "AutomationCore":
+def watch(seconds: int = settings.SILENCE_SECONDS) -> "AutomationCore":
     """The automation: after a heartbeat, another one or an end within `seconds`; otherwise that run is marked Crashed."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState

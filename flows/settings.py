@@ -11,6 +11,12 @@ LOOPBACK = "127.0.0.1"
 POOLS = ("tutelage", "tutelage-cpu", "tutelage-gpu")
 """Work pools: coordinators (pipeline, experiment, refresh), then stages by what they need."""
 
+AWAY_SECONDS = 180.0
+"""So long a stage on a worker goes on without the server, then it saves and stops: another worker may be about to start it."""
+SILENCE_SECONDS = 300
+"""A run whose heartbeat (one every 30 s) has been missing for so long is dead, and may be started elsewhere. More than
+AWAY_SECONDS and the time to save in, so that two never run one stage; and more than a restart of the server takes."""
+
 CLIENT = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

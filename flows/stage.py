@@ -32,11 +32,9 @@ from flows.graph import Stage
 from flows.order import Order
 from flows.pipeline import sending, stopping_all
 from flows.result import Result
+from flows.settings import AWAY_SECONDS
 from flows.telemetry import Sender
 
-AWAY_SECONDS = 180.0
-"""So long a worker goes on without its API. The server calls a silent run crashed after longer (flows/automations.py), and only
-then another worker may start the same stage: so two never run it."""
 LOOK_SECONDS = 5.0
 
 
