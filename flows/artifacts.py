@@ -230,7 +230,7 @@ def _broken(one: Mapping[str, Any], room: int) -> tuple[str, int]:
     parts += [f"Could not be evaluated: {_cell(one['error'])}"] if one.get("error") else []
     if shown:
         names = list(dict.fromkeys(name for row in shown for name in row))
-        parts.append(_grid(names, [[row.get(name) for name in names] for row in shown]))
+        parts.append(_grid(names, [[_plain(row.get(name)) for name in names] for row in shown]))
     parts += [f"and {more:,} more"] if more > 0 else []
     return "\n\n".join(parts), room - len(shown)
 
@@ -286,6 +286,11 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return "{" + ", ".join("(none)" if one == "" else _shown(one) for one in value) + "}"
     return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A cell of a row that somebody will look up: 17920, not 17,920."""
+    return str(value) if isinstance(value, (int, float)) else value
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
