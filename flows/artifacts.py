@@ -290,7 +290,7 @@ def _shown(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """A cell of a row that somebody will look up: 17920, not 17,920."""
-    return str(value) if isinstance(value, (int, float)) else value
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -328,7 +328,7 @@ def _data_url(path: Path, room: int) -> tuple[str, str]:
 def _encoded(image: Any, room: int) -> tuple[str, bytes, tuple[int, int]]:
     """(format, bytes, size): PNG where that is small enough, else JPEG, worse and then smaller until it fits."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     if buffer.tell() <= room:
         return "png", buffer.getvalue(), image.size
     while True:
