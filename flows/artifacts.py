@@ -230,7 +230,7 @@ def _broken(one: Mapping[str, Any], room: int) -> tuple[str, int]:
     parts += [f"Could not be evaluated: {_cell(one['error'])}"] if one.get("error") else []
     if shown:
         names = list(dict.fromkeys(name for row in shown for name in row))
-        parts.append(_grid(names, [[row.get(name) for name in names] for row in shown]))
+        parts.append(_grid(names, [[_plain(row.get(name)) for name in names] for row in shown]))
     parts += [f"and {more:,} more"] if more > 0 else []
     return "\n\n".join(parts), room - len(shown)
 
@@ -288,6 +288,11 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
+def _plain(value: Any) -> Any:
+    """A cell of a row that somebody will look up: 17920, not 17,920."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
 def _grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A markdown table."""
     lines = [list(map(_cell, head)), ["---"] * len(head), *([_cell(value) for value in row] for row in rows)]
@@ -323,7 +328,7 @@ def _data_url(path: Path, room: int) -> tuple[str, str]:
 def _encoded(image: Any, room: int) -> tuple[str, bytes, tuple[int, int]]:
     """(format, bytes, size): PNG where that is small enough, else JPEG, worse and then smaller until it fits."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     if buffer.tell() <= room:
         return "png", buffer.getvalue(), image.size
     while True:

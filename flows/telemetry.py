@@ -103,17 +103,15 @@ class Sender:
                     with get_client(httpx_settings={"timeout": self._timeout_seconds}, sync_client=True) as client:
                         self._serve(client)
                     return
-                except (
-                    Exception
-                ):  # nothing of _serve leads here; a thread that dies silently would show nothing for hours
+                except Exception:  # a thread that dies silently would show nothing for hours
                     log.warning("the sender of progress and artifacts starts again", exc_info=True)
                     if not self._pause(self._longest_pause_seconds):
                         return
 
     def _serve(self, client: SyncPrefectClient) -> None:
+        """Deliver what waits, and what will, until there is no more."""
         while (waiting := self._next()) is not None:
-            key, update = waiting
-            self._deliver(client, key, update)
+            self._deliver(client, *waiting)
 
     def _next(self) -> tuple[str, Update] | None:
         """The oldest update, left in its place; None once there will be no more."""

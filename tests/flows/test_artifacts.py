@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 
 from flows import artifacts
 from flows.artifacts import Shown
+from stages import validate
+from tests import fabricated
 from tests.reporting import fabricate
 
 
@@ -77,8 +80,26 @@ def test_gate__that_is_shut_shows_what_was_expected_and_the_rows(tmp_path: Path)
     assert "### ✗ images: label: values to be at least 0 and at most 6" in shown.data
     assert "Observed: 0 to 9; 1 of 1,082 rows differ." in shown.data
     assert "| key | split | offset | label |" in shown.data
-    assert "| 3/img&lt;0042&gt; | train | 17,920 | 9 |" in shown.data  # a name that looks like markup is text
-    assert shown.data.index("17,920") < shown.data.index("- ✓ images: split, key")  # what is broken comes first
+    assert "| 3/img&lt;0042&gt; | train | 17920 | 9 |" in shown.data  # a name that looks like markup is text
+    assert shown.data.index("17920") < shown.data.index("- ✓ images: split, key")  # what is broken comes first
+
+
+@pytest.mark.slow  # Great Expectations takes seconds to import
+def test_gate__of_the_stage_itself_names_shard_key_and_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(Path(__file__).parents[2] / "data/expectations", tmp_path / "data/expectations")
+    monkeypatch.chdir(tmp_path)
+    table = fabricated.manifest()
+    fabricated.write_manifest(Path("data"), table)
+    rows, listed = fabricated.write_shards(Path("data"), table)
+    place = rows.iloc[7].copy()
+    rows.loc[7, "label"] = 9
+    fabricated.write_index(Path("data"), rows, listed)
+    with pytest.raises(validate.Refusal):
+        validate.validate("shards", "toy")
+    (shown,) = artifacts.of_stage(tmp_path, ["data/gate-details/shards-toy.json"], "validate-shards@toy")
+    assert shown.description == "validate-shards@toy: shards-toy: 2 of 25 expectations do not hold"
+    named = f"| {place['key']} | {place['shard']} | {place['offset']} | {place['split']} | 9 | {place['label']} |"
+    assert shown.data.count(named) == 2  # not its label in the manifest, not the one in the shard
 
 
 def test_gate__shows_a_hundred_rows_and_how_many_more(tmp_path: Path) -> None:
@@ -132,8 +153,9 @@ def test_images__keep_their_pixels_where_they_are_small(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1600, 1200), (700, 500), (300, 4000)])
 def test_images__are_made_small_enough_to_be_sent_around(tmp_path: Path, size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)  # no format likes it
-    for name in ("one.png", "two.png", "three.png"):
-        Image.fromarray(noise).save(tmp_path / name)
+    Image.fromarray(noise).save(tmp_path / "one.png", compress_level=0)
+    for name in ("two.png", "three.png"):
+        shutil.copy(tmp_path / "one.png", tmp_path / name)
     (shown,) = artifacts.of_stage(tmp_path, ["one.png", "two.png", "three.png"], "distill")
     assert len(shown.data) < 300_000
     seen = pictures(shown)
