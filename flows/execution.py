@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows import child, devices, recipes
+from flows import child, devices, recipes, telemetry
 from flows.child import Child, Stopping
 from flows.devices import NO_GPU
 from flows.graph import Stage
@@ -101,10 +101,12 @@ def _run(
         ending = Child(
             command, workspace.root, Path(tell), line, variables, descriptors, limit_seconds=demand.limit_seconds
         ).run()
+        seen = telemetry.read(Path(tell) / "progress.json")
+    folder = Path(seen.folder) if seen and seen.folder else None
     took = f"{ending.seconds:.0f} s"
     if ending.code == 0:
         kind = said[-1] if said else "Ran"
-        return Result(kind, took if kind == "Ran" else f"nothing to run, {took}")
+        return Result(kind, took if kind == "Ran" else f"nothing to run, {took}", folder)
     if ending.stopped:
-        return Result("Stopped", ending.reason)
-    return Result("Failed" if ending.retryable else "Refused", ending.reason)
+        return Result("Stopped", ending.reason, folder)
+    return Result("Failed" if ending.retryable else "Refused", ending.reason, folder)

@@ -18,11 +18,12 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture, wait
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import Task
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import announce, artifacts, child, execution, graph, telemetry, workspace
+from flows import announce, child, execution, graph, telemetry, workspace
 from flows.across import Across
 from flows.execution import Demand, Workspace
 from flows.freshness import Freshness
@@ -72,7 +73,12 @@ class CarryOut(Protocol):
     def __call__(self, stage: Stage) -> Result: ...
 
 
-@flow(name="pipeline")
+def _run_name() -> str:
+    """What the page lists: what is brought up to date."""
+    return ", ".join(flow_run.parameters.get("targets") or ["everything"])
+
+
+@flow(name="pipeline", flow_run_name=_run_name)
 def pipeline(targets: list[str] = [], across: bool = False, options: Options = DEFAULTS) -> State[None]:  # noqa: B006
     """Bring the pipeline up to date.
 
@@ -84,6 +90,8 @@ def pipeline(targets: list[str] = [], across: bool = False, options: Options = D
 
 def run(root: Path, targets: Sequence[str], across: bool, options: Options) -> State[None]:
     """The whole of a flow over one workspace: submit, wait, say how it ended. Stops every stage when the flow is stopped."""
+    if options.notify:
+        announce.check(options.notify)  # a wrong name should not show on the night something fails
     commit = workspace.clean_commit(root) if across else None
     with sending() as sender, stopping_all():
         return verdict(inside(root, targets, commit, options, sender))
@@ -168,8 +176,7 @@ def _task(stage: Stage, root: Path, carry_out: CarryOut, options: Options, sende
         log = get_run_logger()
         (log.info if result.done else log.error)("%s: %s (%s)", stage.name, result.kind, result.reason)
         if result.kind in ("Ran", "Cached", "Refused"):
-            for shown in artifacts.of_stage(root, stage.outs, stage.name):
-                telemetry.post(sender, shown)
+            telemetry.show(sender, root, stage.name, stage.outs, result.run_folder)
         if result.kind in ("Refused", "Failed"):
             gate = stage.kind.startswith("validate-")
             announce.failed(sender, stage.name, result.reason, gate and result.kind == "Refused", options.notify)

@@ -11,6 +11,7 @@ import sys
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 
 from flows import pipeline, workspace
 from flows.pipeline import DEFAULTS, Options
@@ -19,7 +20,11 @@ RESOURCE = "tutelage.raw-data."
 GATES = ("validate-manifest", "validate-shards")
 
 
-@flow(name="refresh")
+def _run_name() -> str:
+    return str(flow_run.parameters.get("source") or "every set").removeprefix(RESOURCE)
+
+
+@flow(name="refresh", flow_run_name=_run_name)
 def refresh(source: str = "", across: bool = False, options: Options = DEFAULTS) -> State[None]:
     """Scan, ingest and shard what changed, through the gates of manifest and shards. Training stages are left alone.
 

@@ -1,6 +1,7 @@
 """How a stage ended, and how Prefect's UI says it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ class Result:
 
     kind: Kind
     reason: str
+    run_folder: Path | None = None
+    """Where a training keeps checkpoints and live numbers."""
 
     @property
     def done(self) -> bool:

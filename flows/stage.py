@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from flows import artifacts, child, execution, telemetry, workspace
+from flows import child, execution, telemetry, workspace
 from flows.across import artifact_key
 from flows.child import Child, Ending
 from flows.devices import NO_GPU
@@ -83,8 +83,7 @@ def _run(order: Order, place: Workspace, sender: Sender, log: Callable[[str], No
     watch = functools.partial(telemetry.progress, sender=sender)
     result = execution.run(one, place, order.recipe, demand, log, watch)
     if result.kind in ("Ran", "Cached", "Refused"):
-        for shown in artifacts.of_stage(place.root, one.outs, one.name):
-            telemetry.post(sender, shown)
+        telemetry.show(sender, place.root, one.name, one.outs, result.run_folder)
     if result.done and (failed := _step(place, [*DVC, "push", one.name], "dvc push", log)):
         return Result("Stopped" if failed.stopped else "Failed", f"dvc push: {failed.reason}")
     return result

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,16 @@ def post(sender: Sender, shown: Shown, flow_run_id: UUID | None = None, task_run
     """Show an artifact at a run; without ids at the run this is called in. Returns at once, never raises."""
     flow_run_id, task_run_id = run_ids(flow_run_id, task_run_id)
     sender.send(_Posted(flow_run_id, task_run_id).update(shown), f"{shown.key} of {task_run_id or flow_run_id}")
+
+
+def show(sender: Sender, root: Path, stage: str, outs: Sequence[str], run_folder: Path | None) -> None:
+    """Show at the run this is called in what a stage made, and where to read on: at its curves, or the page for `report`."""
+    for shown in artifacts.of_stage(root, outs, stage):
+        post(sender, shown)
+    if run_folder or stage == "report":
+        links = artifacts.links(stage, run_folder)
+        if links:
+            post(sender, links)
 
 
 @contextlib.contextmanager
