@@ -61,7 +61,7 @@ class Stopping(Exception):
     """stop_all() was called: nothing is started any more."""
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # the main thread may be interrupted while it has it
 _live: set["Child"] = set()
 _closed: str | None = None
 
@@ -110,9 +110,10 @@ class Child:
 
     def stop(self, reason: str) -> None:
         """Ask it to save and leave; run() returns when it has. Does not wait."""
-        self.reason = self.reason or reason
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
+        with _lock:  # either it is not started, or it is told
+            self.reason = self.reason or reason
+            if self._process is not None:
+                self._process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
 
     def wait_until_gone(self, seconds: float) -> bool:
         """Whether its last process has gone by then."""
@@ -176,8 +177,8 @@ class Child:
         if code == 0:
             return Ending(0, "finished", False, seconds)
         if self.reason is not None:
-            saved = f" {told['reason']}" if told.get("code") else late
-            return Ending(STOPPED, f"stopped: {self.reason}.{saved}", False, seconds, stopped=True)
+            how = f"; the stage says: {told['reason']}" if told.get("code") else f".{late}"
+            return Ending(STOPPED, f"stopped: {self.reason}{how}", False, seconds, stopped=True)
         if held.get("stopped") == "limit":
             what = f"It took longer than its limit of {self.limit_seconds:g} s and was stopped.{late}"
             return Ending(code, f"{what} The same command continues; give it more time.", False, seconds)

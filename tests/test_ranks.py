@@ -257,6 +257,20 @@ def test_pretrain__two_machines_are_two_processes(
     assert files.sha256(first / MAE) == files.sha256(pair / MAE)
 
 
+@pytest.mark.slow
+def test_pretrain__under_somebody_elses_torchrun_the_first_process_tells(project: Path, tmp_path: Path) -> None:
+    """No launcher of ours: how it ended still reaches whoever asked for it."""
+    folder = copy(project, tmp_path / "p")
+    words = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.pretrain", SET]
+    process = start(folder, *words, TUTELAGE_TELL=str(tmp_path / "told"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    told = json.loads((tmp_path / "told/last_exit.json").read_text())
+    assert told == {"code": 0, "reason": "finished", "retryable": False}
+    progress = json.loads((tmp_path / "told/progress.json").read_text())
+    assert progress["step"] == progress["steps"] and progress["title"] == "pretrain"
+
+
 def wait_for_step(machines: list[Path], step: int) -> int:
     """Until one of the machines has written the row of a step; which one."""
     end = time.monotonic() + 90

@@ -3,6 +3,7 @@
 Each drill ends with nobody left and the same command starting again at once, which its lease would refuse if somebody were.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -213,6 +214,32 @@ def test_stop__twice_is_once(repository: Path) -> None:
         time.sleep(0.1)
     assert one.ending().stopped
     goes_on(repository)
+
+
+@pytest.mark.slow
+def test_stop__at_any_moment_of_the_start(repository: Path) -> None:
+    """Also before there is a process, while the leash starts, while DVC waits for its lock, and while the stage is imported."""
+    for tenth in range(16):
+        one = Thread(staged(repository, REPRO))
+        time.sleep(tenth / 10)
+        one.child.stop("too early")
+        try:
+            assert one.ending().stopped
+        except child.Stopping:
+            assert tenth == 0
+        assert not left(repository)
+
+
+def test_stop__while_dvc_waits_for_the_lock(repository: Path) -> None:
+    (repository / ".dvc/tmp").mkdir(exist_ok=True)
+    with (repository / ".dvc/tmp/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        one = Thread(staged(repository, REPRO))
+        time.sleep(1.5)
+        assert not one.found.done()
+        one.child.stop("cancelled")
+        ending = one.ending()
+    assert ending.stopped and "killed" not in ending.reason
 
 
 def test_dvc_killed__its_stage_saves_before_run_returns(repository: Path) -> None:
