@@ -1,12 +1,14 @@
 """The experiment flow on a small project: DVC, git and Prefect are real, the pipeline is a plain `dvc repro`."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +90,8 @@ def test_experiment__what_is_wrong_stops_it_before_anything_starts(clone: Path) 
     assert state.is_failed() and "1 of 2 combination(s) can't be run, so none was started" in str(state.message)
     with pytest.raises(Refused):
         state.result()
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(state.state_details.flow_run_id).name == "batch_size 64, 33"
     assert not ran(clone) and worktrees(clone) == 1
 
 
@@ -98,6 +102,7 @@ def test_experiment__no_table_is_worth_failing_for(monkeypatch: pytest.MonkeyPat
         raise ConnectionError("the server is away")
 
     monkeypatch.setattr(experiment, "create_table_artifact", broken)
+    monkeypatch.setattr(experiment, "run", lambda *_: {})
     assert experiment.experiment(targets=[TARGET]) == ["as-params"]
     assert experiment.experiment(targets=[TARGET], name="named") == ["named"]
 
@@ -155,6 +160,30 @@ def test_experiment__two_at_once_and_no_more(clone: Path, monkeypatch: pytest.Mo
         return len({outcome.saved for outcome in experiment._all(made, job, 2)})
 
     assert four() == 4 and most == 2
+
+
+def test_metrics__come_from_the_remote_where_another_worker_made_them(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(
+        experiment,
+        "get_run_logger",
+        lambda: SimpleNamespace(warning=lambda *words: warnings.append(words[0] % words[1:])),
+    )
+    with workspace.temporary(clone, "HEAD", None, None, "worker") as folder:
+        reproduce(folder, [TARGET], False, threading.Event())
+        run(folder, "dvc", "push")
+        (folder / "data/metrics/student.json").unlink()
+        shutil.rmtree(clone / ".dvc/cache")
+        assert experiment._metrics(folder, {TARGET: "done"}) == {"student.top1": 70, "student.images": 10}
+        (folder / "data/metrics/student.json").unlink()
+        shutil.rmtree(clone / ".dvc/cache")
+        shutil.rmtree(clone.parent / "storage")
+        assert not warnings and experiment._metrics(folder, {"raw": "done"}) == {}
+        assert experiment._metrics(folder, {TARGET: "done"}) == {}
+    (warning,) = warnings
+    assert warning.startswith("No metrics of data/metrics/student.json: ") and "Checkout failed" in warning
 
 
 SCHEMA = parameter_schema(experiment.experiment.fn).model_dump_for_openapi()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,13 +227,20 @@ def test_merge__keeps_others_writes_as_dvc_does_and_waits_for_it(clone: Path) ->
 
 def test_merge__several_at_once_lose_nothing(clone: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda number: workspace.merge(clone, {f"s{number}": {"cmd": str(number)}}), range(8)))
-    assert set(workspace.entries(clone)) == {f"s{number}" for number in range(8)}
+        list(pool.map(lambda number: workspace.merge(clone, {f"s{number}": {"cmd": str(number)}}), range(4)))
+    assert set(workspace.entries(clone)) == {f"s{number}" for number in range(4)}
 
 
 @pytest.fixture
-def soft(clone: Path) -> Path:
-    """The clone, all of it run as committed and edited since; beside it an experiment of which one stage was not run: `soft`."""
+def soft(softened: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(softened, tmp_path / "clone", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def softened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone, all of it run as committed and edited since; beside it an experiment of which one stage was not run: `soft`."""
+    clone = lay_out(tmp_path_factory.mktemp("softened") / "clone")
     run(clone, "dvc", "repro")
     (clone / "notes").write_text("mine")
     before = everything_of(clone)
