@@ -29,7 +29,7 @@ TARGETS = ("evaluate@student", "evaluate@finetuned")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$", max_length=60)]
 AtOnce = Annotated[int, Field(ge=1)]
 METRICS = re.compile(r"data/metrics/(?P<stem>[^/]+)\.json")
-PULL_SECONDS = 600.0
+PULL_SECONDS = 120.0
 
 
 class SomeFailed(RuntimeError):
@@ -37,9 +37,10 @@ class SomeFailed(RuntimeError):
 
 
 class Pipeline(Protocol):
-    """Runs the stages that targets need, in a folder; returns what became of each. Raises where one fails.
+    """Runs the stages that targets need, in a folder. Returns what became of each, also where nothing was to do.
 
-    It looks at `stopping` while it waits, and ends its children when that is set: Prefect can't interrupt the thread it runs in.
+    Raises where one fails. It looks at `stopping` while it waits, and ends its children when that is set: Prefect can't interrupt
+    the thread it runs in.
     """
 
     def __call__(
@@ -61,10 +62,8 @@ def _run_name() -> str:
         return str(parameters["name"])
     vary = parameters.get("vary") or {}
     fields = chosen(Vary.model_validate(vary) if isinstance(vary, dict) else vary)
-    return (
-        " ".join(f"{name} {', '.join(str(value) for value in values)}" for name, values in fields.items())
-        or "as params.yaml"
-    )
+    words = [f"{name} {', '.join(str(value) for value in values)}" for name, values in fields.items()]
+    return "; ".join(words) or "as params.yaml"
 
 
 @flow(name="experiment", flow_run_name=_run_name)
@@ -92,13 +91,8 @@ def experiment(
     sha = workspace.resolve(ROOT, commit)
     made = combinations(workspace.file_at(ROOT, sha, workspace.PARAMS), vary, overrides)
     _say_what_is_left_out(logger, commit)
-    logger.info(
-        "%d experiment(s) at commit %s, %d at a time: %s",
-        len(made),
-        sha[:10],
-        at_once,
-        ", ".join(one.name for one in made),
-    )
+    names = ", ".join(one.name for one in made)
+    logger.info("%d experiment(s) at commit %s, %d at a time: %s", len(made), sha[:10], at_once, names)
     outcomes = _all(made, _Job(sha, tuple(targets), across, name), at_once)
     _publish(outcomes, SEEDS in chosen(vary), name)
     return _saved(outcomes)
@@ -177,7 +171,7 @@ def _metrics(folder: Path, stages: Mapping[str, str]) -> dict[str, float]:
 
 def _pull(folder: Path, paths: Sequence[str]) -> None:
     """Bring outputs from the remote; without them a table has gaps, and nothing else is lost."""
-    command = ["dvc", "--wait-for-lock", "pull", "--quiet", *paths]
+    command = ["dvc", "--wait-for-lock", "pull", *paths]
     environment = {**os.environ, **workspace.variables(ROOT)}
     try:
         done = subprocess.run(

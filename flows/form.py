@@ -268,9 +268,10 @@ def _told(wrong: Sequence[tuple[str, list[str]]], count: int) -> str:
 
 def _name(values: Mapping[str, Any]) -> str:
     """`distill-hard_seed-1`: fit for a file, a git ref and a person."""
+    short = {name: SEEDS[:-1] if name == SEEDS else name.rsplit(".", 1)[-1] for name in values}
+    shared = {word for word in short.values() if list(short.values()).count(word) > 1}
     words = [
-        f"{_word(SEEDS[:-1] if name == SEEDS else name.rsplit('.', 1)[-1])}-{_word(value)}"
-        for name, value in values.items()
+        f"{_word(name if short[name] in shared else short[name])}-{_word(value)}" for name, value in values.items()
     ]
     name = "_".join(words) or "as-params"
     return name if len(name) <= 120 else f"{name[:110]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -259,6 +259,7 @@ def _free(lease: IO[str]) -> bool:
 
 
 def _remove_held(root: Path, folder: Path) -> None:
+    shutil.rmtree(folder / "data", ignore_errors=True)  # may be a million files: let nobody wait for that
     with _held(root):
         _remove(root, folder)
 
@@ -273,7 +274,9 @@ def _remove(root: Path, folder: Path) -> None:
 
 def _changed(root: Path) -> list[str]:
     """Paths that differ from HEAD, relative to the clone; folders of which nothing is tracked by their name alone."""
-    lines = iter(_git(root, "status", "--porcelain", "-z").split("\0"))
+    lines = iter(
+        _git(root, "--no-optional-locks", "status", "--porcelain", "-z", "--untracked-files=normal").split("\0")
+    )
     changed = []
     for line in lines:
         if line:

@@ -1,12 +1,14 @@
 """The experiment flow on a small project: DVC, git and Prefect are real, the pipeline is a plain `dvc repro`."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +20,8 @@ from prefect.utilities.schema_tools.validation import validate
 
 from flows import experiment, workspace
 from flows.form import Refused, Vary, combinations
-from tests.flows.test_workspace import everything_of, ran, worktrees
-from tests.flows.tiny_project import ROOT, environment, lay_out, run
+from tests.flows.test_workspace import everything_of, experiments, ran, worktrees
+from tests.flows.tiny_project import ROOT, environment, lay_out
 
 TARGET = "evaluate@student"
 
@@ -69,8 +71,7 @@ def test_experiment__a_grid_of_which_one_fails(clone: Path) -> None:
     assert "1 of 3 experiment(s) failed, the others are saved:\n  grid_distill-hard_seed-13: " in str(state.message)
     assert everything_of(clone) == before and worktrees(clone) == 1
     assert len(ran(clone)) == 3
-    saved = run(clone, "dvc", "exp", "list", "--name-only").split()
-    assert sorted(saved) == ["grid_distill-hard_seed-0", "grid_distill-hard_seed-1"]
+    assert sorted(experiments(clone)) == ["grid_distill-hard_seed-0", "grid_distill-hard_seed-1"]
     rows = {row["experiment"]: row for row in table("experiment-grid")}
     assert {name: (row["seeds"], row["student.top1"]) for name, row in rows.items()} == {
         "grid_distill-hard_seed-0": (0, 70),
@@ -88,6 +89,8 @@ def test_experiment__what_is_wrong_stops_it_before_anything_starts(clone: Path) 
     assert state.is_failed() and "1 of 2 combination(s) can't be run, so none was started" in str(state.message)
     with pytest.raises(Refused):
         state.result()
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(state.state_details.flow_run_id).name == "batch_size 64, 33"
     assert not ran(clone) and worktrees(clone) == 1
 
 
@@ -98,6 +101,7 @@ def test_experiment__no_table_is_worth_failing_for(monkeypatch: pytest.MonkeyPat
         raise ConnectionError("the server is away")
 
     monkeypatch.setattr(experiment, "create_table_artifact", broken)
+    monkeypatch.setattr(experiment, "run", lambda *_: {})
     assert experiment.experiment(targets=[TARGET]) == ["as-params"]
     assert experiment.experiment(targets=[TARGET], name="named") == ["named"]
 
@@ -126,7 +130,7 @@ def test_experiment__stopped_it_tells_what_runs_and_leaves_no_workspace(
     with pytest.raises(KeyboardInterrupt):
         experiment.experiment(Vary(seeds=[0, 1, 2]), targets=[TARGET], at_once=2)
     assert time.monotonic() - begin < 25 and len(stopped) == 2
-    assert worktrees(clone) == 1 and run(clone, "dvc", "exp", "list", "--name-only") == ""
+    assert worktrees(clone) == 1 and not experiments(clone)
 
 
 @pytest.mark.usefixtures("harness")
@@ -155,6 +159,30 @@ def test_experiment__two_at_once_and_no_more(clone: Path, monkeypatch: pytest.Mo
         return len({outcome.saved for outcome in experiment._all(made, job, 2)})
 
     assert four() == 4 and most == 2
+
+
+def test_metrics__come_from_the_remote_where_another_worker_made_them(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(
+        experiment,
+        "get_run_logger",
+        lambda: SimpleNamespace(warning=lambda *words: warnings.append(words[0] % words[1:])),
+    )
+    with workspace.temporary(clone, "HEAD", None, None, "worker") as folder:
+        reproduce(folder, [TARGET], False, threading.Event())
+        shutil.copytree(clone / ".dvc/cache", clone.parent / "storage")  # as `dvc push` would have filled it
+        (folder / "data/metrics/student.json").unlink()
+        shutil.rmtree(clone / ".dvc/cache")
+        assert experiment._metrics(folder, {TARGET: "done"}) == {"student.top1": 70, "student.images": 10}
+        (folder / "data/metrics/student.json").unlink()
+        shutil.rmtree(clone / ".dvc/cache")
+        shutil.rmtree(clone.parent / "storage")
+        assert not warnings and experiment._metrics(folder, {"raw": "done"}) == {}
+        assert experiment._metrics(folder, {TARGET: "done"}) == {}
+    (warning,) = warnings
+    assert warning.startswith("No metrics of data/metrics/student.json: ") and "Checkout failed" in warning
 
 
 SCHEMA = parameter_schema(experiment.experiment.fn).model_dump_for_openapi()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,11 @@ def reproduce(folder: Path, clone: Path, *targets: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def experiments(clone: Path) -> list[str]:
+    """Names of the experiments saved there, as git has them."""
+    return run(clone, "git", "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
 
 
 def ran(clone: Path) -> list[str]:
@@ -113,8 +119,9 @@ def test_temporary__shares_cache_remotes_settings_and_runs(clone: Path) -> None:
         "['remote \"far\"']\n    url = s3://bucket/prefix\n    access_key_id = hidden\n"
     )
     with workspace.temporary(clone, "HEAD", None, None, "shared") as folder:
-        assert run(folder, "dvc", "cache", "dir").strip() == str(clone.parent / "elsewhere")
-        remotes = Config(str(folder / ".dvc"))["remote"]
+        settings = Config(str(folder / ".dvc"))
+        remotes = settings["remote"]
+        assert str(settings["cache"]["dir"]) == str(clone.parent / "elsewhere")
         assert {name: str(remote["url"]) for name, remote in remotes.items()} == {
             "storage": str(clone.parent / "storage"),
             "mine": str(clone / "mine"),
@@ -124,8 +131,7 @@ def test_temporary__shares_cache_remotes_settings_and_runs(clone: Path) -> None:
         assert (folder / ".dvc/config.local").stat().st_mode & 0o77 == 0
         reproduce(folder, clone)
         assert run(folder, "git", "status", "--porcelain") == "?? dvc.lock\n"
-        run(folder, "dvc", "push")
-    assert (clone.parent / "elsewhere/files/md5").is_dir() and (clone.parent / "storage/files/md5").is_dir()
+    assert (clone.parent / "elsewhere/files/md5").is_dir()
     assert not (clone / ".dvc/cache").exists()
     assert len(ran(clone)) == 2
     reproduce(clone, clone)
@@ -226,13 +232,20 @@ def test_merge__keeps_others_writes_as_dvc_does_and_waits_for_it(clone: Path) ->
 
 def test_merge__several_at_once_lose_nothing(clone: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda number: workspace.merge(clone, {f"s{number}": {"cmd": str(number)}}), range(8)))
-    assert set(workspace.entries(clone)) == {f"s{number}" for number in range(8)}
+        list(pool.map(lambda number: workspace.merge(clone, {f"s{number}": {"cmd": str(number)}}), range(4)))
+    assert set(workspace.entries(clone)) == {f"s{number}" for number in range(4)}
 
 
 @pytest.fixture
-def soft(clone: Path) -> Path:
-    """The clone, all of it run as committed and edited since; beside it an experiment of which one stage was not run: `soft`."""
+def soft(softened: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(softened, tmp_path / "clone", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def softened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone, all of it run as committed and edited since; beside it an experiment of which one stage was not run: `soft`."""
+    clone = lay_out(tmp_path_factory.mktemp("softened") / "clone")
     run(clone, "dvc", "repro")
     (clone / "notes").write_text("mine")
     before = everything_of(clone)
@@ -278,7 +291,7 @@ def test_save_experiment__dvc_applies_branches_and_removes_it(soft: Path) -> Non
     assert "Checkout failed" in done.stderr and "finetuned.json" in done.stderr  # DVC misses what was not run, last
     assert [path.name for path in metrics.iterdir()] == ["student.json"]
     run(soft, "dvc", "exp", "remove", "soft")
-    assert run(soft, "dvc", "exp", "list", "--name-only").split() == ["whole"]
+    assert experiments(soft) == ["whole"]
 
 
 def test_save_experiment__a_taken_name_gets_a_number_and_a_bad_one_is_refused(soft: Path) -> None:
