@@ -1,9 +1,10 @@
 """Tells a Prefect server about Tutelage: pools, the deployments of prefect.yaml, and what marks dead runs as Crashed.
 
-`python -m flows.deploy`, or `make deploy`, for the server at PREFECT_API_URL; embedded.py does it at every start. Doing it again changes
-nothing but what changed: schedules that someone paused in the UI stay paused.
+`python -m flows.deploy`, or `make deploy`, for the server at PREFECT_API_URL; embedded.py does it at every start. Doing it
+again changes nothing but what changed: schedules that someone paused in the UI stay paused.
 """
 
+import datetime
 import logging
 import os
 import subprocess
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
-SILENCE_SECONDS = 120
-"""A run whose heartbeat (one every 30 s) has been missing for so long is dead."""
+SILENCE_SECONDS = 240
+"""A run whose heartbeat (one every 30 s) has been missing for so long is dead.
+
+The time in which the server was away counts: back after 150 s with 120 s here, it marked a live run Crashed at once. With 240 s it may be
+away for 200 s. What a worker sees, a killed engine for instance, is told at once and needs none of this.
+"""
 WATCH = "Tutelage: a run without a heartbeat has crashed"
 OVER = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended", "Scheduled", "AwaitingRetry")
 """States in which no heartbeat is expected any more."""
@@ -60,10 +65,12 @@ def watch(seconds: int = SILENCE_SECONDS) -> "AutomationCore":
             expect={heartbeat, *(f"prefect.flow-run.{state}" for state in OVER)},
             posture=Posture.Proactive,
             threshold=1,
-            within=seconds,
+            within=datetime.timedelta(seconds=seconds),
         ),
         actions=[
             ChangeFlowRunState(
+                name="Crashed",
+                force=False,
                 state=StateType.CRASHED,
                 message=f"no heartbeat for {seconds} s: the process, its machine or the network between is gone",
             )

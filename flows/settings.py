@@ -49,6 +49,11 @@ def api_url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}/api"
 
 
-def home(root: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Folder of Prefect's files of the clone at `root`: <run root>/prefect, beside the run folders; nobody's ~/.prefect."""
-    return Path(environment.get("TUTELAGE_RUNS", root / "data/runs")).absolute() / "prefect"
+def home(root: Path) -> Path:
+    """Folder of Prefect's files of the clone at `root`: a database belongs on a local disk, and nobody's ~/.prefect is touched."""
+    return root.absolute() / "data/runs/prefect"
+
+
+def run_root(root: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Folder of the run folders of stages that run in the clone at `root`."""
+    return Path(environment.get("TUTELAGE_RUNS", root / "data/runs")).absolute()

@@ -1,9 +1,10 @@
-"""A worker of the fleet: `python -m flows.worker --pool tutelage-gpu`, or `make worker POOL=tutelage-gpu`, in a clone on any host.
+"""A worker of the fleet: `python -m flows.worker --pool tutelage-gpu`, or `make worker POOL=tutelage-gpu`, in a clone on any
+host.
 
-It looks whether this host is fit, starts Prefect's worker for this clone, and stays: it starts it again when it ends, and when it
-is told to stop (Ctrl-C, SIGTERM) nothing is left of it after a minute: the runs get SIGTERM, by which their stages save and leave,
-and the server is told. Prefect's own worker, given SIGTERM, kills its runs at once and tells nobody, or, where SIGINT is ignored as in
-a shell's background, waits for them for ever; and an engine whose worker was killed goes on alone.
+It looks whether this host is fit, starts Prefect's worker for this clone, and stays: it starts it again when it ends, and when
+it is told to stop (Ctrl-C, SIGTERM) nothing is left of it after a minute: the runs get SIGTERM, by which their stages save and
+leave, and the server is told. Prefect's own worker, given SIGTERM, kills its runs at once and tells nobody, or, where SIGINT is
+ignored as in a shell's background, waits for them for ever; and an engine whose worker was killed goes on alone.
 """
 
 import argparse
@@ -175,7 +176,7 @@ def main() -> None:
     parser.add_argument("--pool", required=True, choices=settings.POOLS)
     parser.add_argument("--limit", type=int, help="runs at once (default: 1, and 8 for coordinators)")
     parser.add_argument(
-        "--output", type=Path, help="file for the worker's log (default: <run root>/prefect/worker-<pool>.log)"
+        "--output", type=Path, help="file for the worker's log (default: data/runs/prefect/worker-<pool>.log)"
     )
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
