@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 SILENCE_SECONDS = 240
 """A run whose heartbeat (one every 30 s) has been missing for so long is dead.
 
-The time in which the server was away counts: back after 150 s with 120 s here, it marked a live run Crashed at once. With 240 s it may be
-away for 200 s. What a worker sees, a killed engine for instance, is told at once and needs none of this.
+The time in which the server was away counts: back after 150 s with 120 s here, it marked a live run Crashed at once. With 240 s
+it may be away for 200 s. What a worker sees, a killed engine for instance, is told at once and needs none of this.
 """
 WATCH = "Tutelage: a run without a heartbeat has crashed"
 OVER = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended", "Scheduled", "AwaitingRetry")
@@ -132,7 +132,9 @@ def main() -> None:
     if not api_url:
         log.error("PREFECT_API_URL is not set: which server should be told? For example http://<host>:4200/api")
         sys.exit(2)
-    environment = settings.client(api_url, settings.home(ROOT))
+    home = settings.home(ROOT)
+    home.mkdir(parents=True, exist_ok=True)
+    environment = settings.client(api_url, home)
     os.environ.update(environment)
     everything(ROOT, environment)
     log.info("deployed to %s", api_url)

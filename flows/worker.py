@@ -68,7 +68,7 @@ def _pools(api_url: str) -> list[str]:
             get_client(sync_client=True) as client,
         ):
             return sorted(pool.name for pool in client.read_work_pools())
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: something else answers there
         raise Unfit(
             f"no Prefect server answers at PREFECT_API_URL={api_url}: {error}. Does it run, is the port open?"
         ) from None
@@ -182,6 +182,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     api_url, home = os.environ.get("PREFECT_API_URL"), settings.home(ROOT)
+    home.mkdir(parents=True, exist_ok=True)
     environment = settings.client(api_url or "", home)
     os.environ.update(environment)
     try:
