@@ -144,13 +144,10 @@ class Keeper:
         if len(command) == 6:
             return
         try:
-            subprocess.run(
-                command, env=dict(self.one.environment), cwd=self.one.folder, timeout=SETTLE_SECONDS, check=True
-            )
+            environment, folder = dict(self.one.environment), self.one.folder
+            subprocess.run(command, env=environment, cwd=folder, timeout=SETTLE_SECONDS, check=False)
         except (subprocess.SubprocessError, OSError) as error:
-            log.warning(
-                "the server was not told what became of the runs (%s); the heartbeats that are missing tell it", error
-            )
+            log.warning("the server was not told what became of runs: %s", error)
 
 
 def supervise(keeper: Keeper) -> None:
