@@ -1,18 +1,20 @@
 """Tells a Prefect server about Tutelage: pools, the deployments of prefect.yaml, and what marks dead runs as Crashed.
 
-`python -m flows.deploy`, or `make deploy`, for the server at PREFECT_API_URL; embedded.py does it at every start. Doing it again changes
-nothing but what changed: schedules that someone paused in the UI stay paused.
+`python -m flows.deploy`, or `make deploy`, for the server at PREFECT_API_URL; embedded.py does it at every start. Doing it
+again changes nothing but what changed: schedules that someone paused in the UI stay paused.
 """
 
+import datetime
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from flows import settings
+from flows.result import Kind
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
 WATCH = "Tutelage: a run without a heartbeat has crashed"
-OVER = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended", "Scheduled", "AwaitingRetry")
-"""States in which no heartbeat is expected any more."""
+PREFECTS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended", "Scheduled", "AwaitingRetry")
+OVER = (*PREFECTS, *get_args(Kind))
+"""Names of states in which no heartbeat is expected any more; an event has the name of the state, and stages have ours."""
 POOLS = {
     "tutelage": "Coordinators: pipeline, experiment, refresh. They start stages, and wait.",
     "tutelage-cpu": "Stages that need no GPU.",
@@ -58,10 +61,12 @@ def watch(seconds: int = settings.SILENCE_SECONDS) -> "AutomationCore":
             expect={heartbeat, *(f"prefect.flow-run.{state}" for state in OVER)},
             posture=Posture.Proactive,
             threshold=1,
-            within=seconds,
+            within=datetime.timedelta(seconds=seconds),
         ),
         actions=[
             ChangeFlowRunState(
+                name="Crashed",
+                force=False,
                 state=StateType.CRASHED,
                 message=f"no heartbeat for {seconds} s: the process, its machine or the network between is gone",
             )
@@ -123,7 +128,9 @@ def main() -> None:
     if not api_url:
         log.error("PREFECT_API_URL is not set: which server should be told? For example http://<host>:4200/api")
         sys.exit(2)
-    environment = settings.client(api_url, settings.home(ROOT))
+    home = settings.home(ROOT)
+    home.mkdir(parents=True, exist_ok=True)
+    environment = settings.client(api_url, home)
     os.environ.update(environment)
     everything(ROOT, environment)
     log.info("deployed to %s", api_url)

@@ -1,8 +1,9 @@
-"""Prefect on one machine, for `make prefect` (`python -m flows.embedded`): server, pools, deployments and a worker, until Ctrl-C.
+"""Prefect on one machine, for `make prefect` (`python -m flows.embedded`): server, pools, deployments and a worker, until
+Ctrl-C.
 
-All of it listens on loopback and keeps its state in <run root>/prefect, so runs and schedules survive a restart, and nobody's ~/.prefect
-is touched. TensorBoard on the run folders and the report are served beside it, and stages link to them. A fleet has a server of its own
-(docs/operations.md) and `make worker` on each host.
+All of it listens on loopback and keeps its state in data/runs/prefect, so runs and schedules survive a restart, and nobody's
+~/.prefect is touched. TensorBoard on the run folders and the report are served beside it, and stages link to them. A fleet has
+a server of its own (docs/operations.md) and `make worker` on each host.
 """
 
 import argparse
@@ -113,7 +114,7 @@ class Embedded:
         self.environment["TUTELAGE_TENSORBOARD_URL"] = f"http://{settings.LOOPBACK}:{board}/"
         self.environment["TUTELAGE_REPORT_URL"] = f"http://{settings.LOOPBACK}:{report}/index.html"
         host = ["--host", settings.LOOPBACK, "--port", str(board)]
-        logdir = ["--logdir", str(self.home.parent), "--reload_interval", "15"]
+        logdir = ["--logdir", str(settings.run_root(self.root)), "--reload_interval", "15"]
         self._add("tensorboard", [sys.executable, "-m", "tensorboard.main", *logdir, *host])
         pages = ["--bind", settings.LOOPBACK, "--directory", str(self.root / "data/reports"), str(report)]
         self._add("report", [sys.executable, "-m", "http.server", *pages])
@@ -166,9 +167,9 @@ def held(home: Path, url: str) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             with contextlib.suppress(ValueError):
-                holder = json.loads(lock.read())
+                there = json.loads(lock.read())
                 raise Refused(
-                    f"it runs already: {holder['url']} (process {holder['process']}, state in {home}). Open that, or stop it there first."
+                    f"it runs already: {there['url']} (process {there['process']}, state in {home}). Open that, or stop it first."
                 ) from None
             raise Refused(f"another start holds {home} at this moment. Try again in a minute.") from None
         lock.truncate(0)

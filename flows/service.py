@@ -1,7 +1,9 @@
-"""A program that runs for days beside us (Prefect's server, its worker, ...) and is gone when we are: used by embedded.py, worker.py.
+"""A program that runs for days beside us (Prefect's server, its worker, ...) and is gone when we are: used by embedded.py,
+worker.py.
 
-It is started with signals as they are by default: Prefect's worker turns SIGTERM into SIGINT for itself, which a shell has the programs
-in its background ignore, and so such a worker is never stopped. What it started itself is found through the kernel, and stopped with it.
+It is started with signals as they are by default: Prefect's worker turns SIGTERM into SIGINT for itself, which a shell has the
+programs in its background ignore, and so such a worker is never stopped. What it started itself is found through the kernel,
+and stopped with it.
 """
 
 import ctypes
@@ -44,7 +46,7 @@ class Service:
         self._started = self._due = 0.0
 
     def start(self) -> None:
-        """Start it in a session of its own, so that a Ctrl-C at the terminal reaches us alone; its words go to the end of `output`."""
+        """Start it in a session of its own, so that Ctrl-C at the terminal reaches us alone; its words are added to `output`."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
         parent, signum = os.getpid(), self.with_us
         with self.output.open("ab") as output:
@@ -164,7 +166,7 @@ def end_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
 
 
 def end_with_worker() -> None:
-    """For a flow's first line: where a worker started us, end (SIGTERM, so that stages save) when it dies; an engine would go on alone."""
+    """For a flow's first line: where a worker started us, SIGTERM comes when it dies. An engine would go on alone."""
     if "PREFECT__FLOW_RUN_ID" in os.environ:
         end_with_parent(os.getppid())
 

@@ -15,7 +15,9 @@ AWAY_SECONDS = 180.0
 """So long a stage on a worker goes on without the server, then it saves and stops: another worker may be about to start it."""
 SILENCE_SECONDS = 300
 """A run whose heartbeat (one every 30 s) has been missing for so long is dead, and may be started elsewhere. More than
-AWAY_SECONDS and the time to save in, so that two never run one stage; and more than a restart of the server takes."""
+AWAY_SECONDS and the time to save in, so that two never run one stage. The time in which the server itself was away counts: back
+after 150 s with 120 s here, it marked a live run Crashed at once. With 300 s it may be away for 270 s. A killed engine is told at
+once by its worker, and needs none of this."""
 
 CLIENT = {
     "DO_NOT_TRACK": "1",
@@ -55,6 +57,11 @@ def api_url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}/api"
 
 
-def home(root: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Folder of Prefect's files of the clone at `root`: <run root>/prefect, beside the run folders; nobody's ~/.prefect."""
-    return Path(environment.get("TUTELAGE_RUNS", root / "data/runs")).absolute() / "prefect"
+def home(root: Path) -> Path:
+    """Folder of Prefect's files of the clone at `root`: a database belongs on a local disk, and nobody's ~/.prefect is touched."""
+    return root.absolute() / "data/runs/prefect"
+
+
+def run_root(root: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Folder of the run folders of stages that run in the clone at `root`."""
+    return Path(environment.get("TUTELAGE_RUNS", root / "data/runs")).absolute()

@@ -107,13 +107,20 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    from httpx import HTTPError
     from prefect.client.orchestration import get_client
 
-    with get_client(sync_client=True) as client:
-        crashed(client, {str(run) for run in chosen.runs}, chosen.why)
-        if chosen.alone:
-            abandoned(client, chosen.why)
-        task_runs(client)
+    try:
+        with get_client(sync_client=True) as client:
+            crashed(client, {str(run) for run in chosen.runs}, chosen.why)
+            if chosen.alone:
+                abandoned(client, chosen.why)
+            task_runs(client)
+    except (HTTPError, OSError) as error:
+        log.warning(
+            "the server was not told what became of runs: %s. Runs without a heartbeat are noticed there.", error
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

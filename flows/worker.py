@@ -1,9 +1,10 @@
-"""A worker of the fleet: `python -m flows.worker --pool tutelage-gpu`, or `make worker POOL=tutelage-gpu`, in a clone on any host.
+"""A worker of the fleet: `python -m flows.worker --pool tutelage-gpu`, or `make worker POOL=tutelage-gpu`, in a clone on any
+host.
 
-It looks whether this host is fit, starts Prefect's worker for this clone, and stays: it starts it again when it ends, and when it
-is told to stop (Ctrl-C, SIGTERM) nothing is left of it after a minute: the runs get SIGTERM, by which their stages save and leave,
-and the server is told. Prefect's own worker, given SIGTERM, kills its runs at once and tells nobody, or, where SIGINT is ignored as in
-a shell's background, waits for them for ever; and an engine whose worker was killed goes on alone.
+It looks whether this host is fit, starts Prefect's worker for this clone, and stays: it starts it again when it ends, and when
+it is told to stop (Ctrl-C, SIGTERM) nothing is left of it after a minute: the runs get SIGTERM, by which their stages save and
+leave, and the server is told. Prefect's own worker, given SIGTERM, kills its runs at once and tells nobody, or, where SIGINT is
+ignored as in a shell's background, waits for them for ever; and an engine whose worker was killed goes on alone.
 """
 
 import argparse
@@ -67,7 +68,7 @@ def _pools(api_url: str) -> list[str]:
             get_client(sync_client=True) as client,
         ):
             return sorted(pool.name for pool in client.read_work_pools())
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: something else answers there
         raise Unfit(
             f"no Prefect server answers at PREFECT_API_URL={api_url}: {error}. Does it run, is the port open?"
         ) from None
@@ -143,13 +144,10 @@ class Keeper:
         if len(command) == 6:
             return
         try:
-            subprocess.run(
-                command, env=dict(self.one.environment), cwd=self.one.folder, timeout=SETTLE_SECONDS, check=True
-            )
+            environment, folder = dict(self.one.environment), self.one.folder
+            subprocess.run(command, env=environment, cwd=folder, timeout=SETTLE_SECONDS, check=False)
         except (subprocess.SubprocessError, OSError) as error:
-            log.warning(
-                "the server was not told what became of the runs (%s); the heartbeats that are missing tell it", error
-            )
+            log.warning("the server was not told what became of runs: %s", error)
 
 
 def supervise(keeper: Keeper) -> None:
@@ -175,12 +173,13 @@ def main() -> None:
     parser.add_argument("--pool", required=True, choices=settings.POOLS)
     parser.add_argument("--limit", type=int, help="runs at once (default: 1, and 8 for coordinators)")
     parser.add_argument(
-        "--output", type=Path, help="file for the worker's log (default: <run root>/prefect/worker-<pool>.log)"
+        "--output", type=Path, help="file for the worker's log (default: data/runs/prefect/worker-<pool>.log)"
     )
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     api_url, home = os.environ.get("PREFECT_API_URL"), settings.home(ROOT)
+    home.mkdir(parents=True, exist_ok=True)
     environment = settings.client(api_url or "", home)
     os.environ.update(environment)
     try:

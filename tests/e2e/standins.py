@@ -19,11 +19,13 @@ import time
 
 from prefect import flow, task
 
+from flows import service
+
 
 @task(task_run_name="{name}")
 def one(name: str, seconds: float) -> str:
     """Writes where and as what it runs, and waits in a child, as a stage does."""
-    child = subprocess.Popen(["sleep", str(seconds)])
+    child = subprocess.Popen(["sleep", str(seconds)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     pathlib.Path(os.environ["TUTELAGE_TOLD"]).write_text(f"{os.getcwd()}\\n{__file__}\\n{os.getpid()}\\n{child.pid}\\n")
     child.wait()
     return os.getcwd()
@@ -32,6 +34,7 @@ def one(name: str, seconds: float) -> str:
 @flow
 def pipeline(targets: list[str] = [], across: bool = False, force: bool = False, seconds: float = 0.0) -> str:
     """The whole pipeline."""
+    service.end_with_worker()
     future = one.submit("one", seconds)
     return future.result()
 '''
