@@ -185,7 +185,7 @@ class Child:
             return Ending(int(told["code"]), str(told["reason"]), bool(told["retryable"]), seconds)
         if code < 0:
             return Ending(128 - code, f"its leash was killed by {_name(-code)}", True, seconds)
-        if code > 128:
+        if 128 < code <= 128 + max(signal.valid_signals()):
             return Ending(code, f"{Path(self.command[0]).name} was killed by {_name(code - 128)}", True, seconds)
         retryable = bool(KILLED.search(tail) or PASSING.search(tail))
         return Ending(code, tail or f"it ended with {code} and said nothing", retryable, seconds)

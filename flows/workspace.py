@@ -90,6 +90,11 @@ def resolve(root: Path, revision: str) -> str:
     )
 
 
+def file_at(root: Path, commit: str, path: str) -> str:
+    """Text of a committed file. Raises WorkspaceError where the commit has none."""
+    return _git(root, "show", f"{commit}:{path}", raw=True)
+
+
 @contextlib.contextmanager
 def temporary(root: Path, commit: str, params: str | None, lock: Mapping[str, Any] | None, name: str) -> Iterator[Path]:
     """A working tree of `root` at `commit`, gone at the end with all that is in it but the caches, runs and raw data it shares.
@@ -295,12 +300,12 @@ def _dvc_lock(root: Path) -> Iterator[None]:
         yield
 
 
-def _git(root: Path, *arguments: str, index: Path | None = None, identity: bool = False) -> str:
-    """What a git command prints; raises WorkspaceError with what it says where it fails."""
+def _git(root: Path, *arguments: str, index: Path | None = None, identity: bool = False, raw: bool = False) -> str:
+    """What a git command prints, without its last line's end unless raw. Raises WorkspaceError with what it says where it fails."""
     done = _try_git(root, *arguments, index=index, identity=identity)
     if done.returncode:
         raise WorkspaceError(f"`git {' '.join(arguments)}` failed in {root}: {done.stderr.strip()}")
-    return done.stdout.strip("\n")
+    return done.stdout if raw else done.stdout.strip("\n")
 
 
 def _try_git(

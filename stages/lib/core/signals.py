@@ -31,6 +31,7 @@ class Watch:
 
     def _remember(self, signum: int, _frame: FrameType | None) -> None:
         self.signum = signum
+        outlive_parent()  # before the next line: what is on its way meets this handler
         signal.signal(signum, signal.SIG_DFL)
 
 
@@ -40,3 +41,12 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died in between
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def outlive_parent() -> None:
+    """Undo it, for a process that is leaving anyway.
+
+    The kernel hands the children of a parent with several threads from one to the next as these end, and gives the signal each
+    time: one death can be two signals, and a second one means at once, without saving.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn, Self, cast
 
 from stages.lib.core import load, outcome, ranks
 from stages.lib.core.outcome import Ending, Refusal
-from stages.lib.core.signals import Stopped, end_with_parent
+from stages.lib.core.signals import Stopped, end_with_parent, outlive_parent
 from stages.lib.params.system import System
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ class _Relay:
             signal.signal(signum, handler)
 
     def _pass_on(self, signum: int, _frame: FrameType | None) -> None:
+        outlive_parent()
         first, self.signum, self.told = self.signum is None, signum, set()
         if not _children():
             raise Stopped(signum)
