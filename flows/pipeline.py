@@ -23,7 +23,7 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import Task
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import announce, child, execution, graph, telemetry, workspace
+from flows import announce, child, execution, graph, service, telemetry, workspace
 from flows.across import Across
 from flows.execution import Demand, Workspace
 from flows.freshness import Freshness
@@ -92,6 +92,7 @@ def run(root: Path, targets: Sequence[str], across: bool, options: Options) -> S
     """The whole of a flow over one workspace: submit, wait, say how it ended. Stops every stage when the flow is stopped."""
     if options.notify:
         announce.check(options.notify)  # a wrong name should not show on the night something fails
+    service.end_with_worker()
     commit = workspace.clean_commit(root) if across else None
     with sending() as sender, stopping_all():
         return verdict(inside(root, targets, commit, options, sender))

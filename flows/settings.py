@@ -7,17 +7,35 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows import leash
+
 LOOPBACK = "127.0.0.1"
 POOLS = ("tutelage", "tutelage-cpu", "tutelage-gpu")
 """Work pools: coordinators (pipeline, experiment, refresh), then stages by what they need."""
 
-AWAY_SECONDS = 180.0
-"""So long a stage on a worker goes on without the server, then it saves and stops: another worker may be about to start it."""
-SILENCE_SECONDS = 300
-"""A run whose heartbeat (one every 30 s) has been missing for so long is dead, and may be started elsewhere. More than
-AWAY_SECONDS and the time to save in, so that two never run one stage. The time in which the server itself was away counts: back
-after 150 s with 120 s here, it marked a live run Crashed at once. With 300 s it may be away for 270 s. A killed engine is told at
-once by its worker, and needs none of this."""
+
+def patience(environment: Mapping[str, str] = os.environ) -> tuple[float, int]:
+    """AWAY_SECONDS and SILENCE_SECONDS: $TUTELAGE_AWAY_SECONDS and $TUTELAGE_SILENCE_SECONDS, the same on all hosts of a fleet.
+
+    Raises ValueError where a stage could still be saving when it is started elsewhere.
+    """
+    away = float(environment.get("TUTELAGE_AWAY_SECONDS", 180))
+    silence = int(environment.get("TUTELAGE_SILENCE_SECONDS", 300))
+    if not 0 < away <= silence - leash.SAVING_SECONDS - leash.LAST_SECONDS:
+        raise ValueError(
+            f"TUTELAGE_AWAY_SECONDS is {away:g} and TUTELAGE_SILENCE_SECONDS {silence}; the first must be above 0 and the "
+            f"{leash.SAVING_SECONDS + leash.LAST_SECONDS:g} s that a stage may take to save smaller than the second, or two "
+            "workers would write one stage"
+        )
+    return away, silence
+
+
+AWAY_SECONDS, SILENCE_SECONDS = patience()
+"""So long a stage on a worker goes on without the server, then it saves and stops: another worker may be about to start it.
+
+A run whose heartbeat (one every 30 s) has been missing for the second is dead, and may be started elsewhere. The time in which the
+server itself was away counts: back after 150 s with 120 s here, it marked a live run Crashed at once; with 300 s it may be away
+for 270 s. A killed engine is told at once by its worker, and needs none of this."""
 
 CLIENT = {
     "DO_NOT_TRACK": "1",

@@ -21,9 +21,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed
 
-from flows import child, execution, telemetry, workspace
+from flows import child, execution, service, telemetry, workspace
 from flows.across import artifact_key
 from flows.child import Child, Ending
 from flows.devices import NO_GPU
@@ -41,6 +42,7 @@ LOOK_SECONDS = 5.0
 @flow(name="stage")
 def stage(order: Order) -> State[None]:
     """Run one stage for a pipeline that waits for it; its entry of dvc.lock goes back as an artifact."""
+    service.end_with_worker()
     with sending() as sender, Guard(order.coordinator) as guard:
         with stopping_all():
             result = carry_out(order, sender)
@@ -135,7 +137,7 @@ class Guard:
             try:
                 ended = self._coordinator_ended()
                 seen = time.monotonic()
-            except (httpx.HTTPError, OSError):
+            except Exception:  # a thread that dies silently would guard nothing
                 if time.monotonic() - seen > AWAY_SECONDS:
                     reason = f"the API was away for {AWAY_SECONDS:.0f} s; stopped, so that another worker may go on"
                     self.state = Crashed(message=reason)
@@ -150,7 +152,10 @@ class Guard:
     def _coordinator_ended(self) -> str:
         """Why the coordinator waits no more; empty while it does."""
         assert self.coordinator
-        with get_client(sync_client=True) as client:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),  # Prefect's own go on for minutes, unseen
+            get_client(httpx_settings={"timeout": LOOK_SECONDS}, sync_client=True) as client,
+        ):
             try:
                 state = client.read_flow_run(self.coordinator).state
             except ObjectNotFound:

@@ -179,7 +179,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     api_url, home = os.environ.get("PREFECT_API_URL"), settings.home(ROOT)
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder alone
     environment = settings.client(api_url or "", home)
     os.environ.update(environment)
     try:

@@ -4,6 +4,7 @@ moto does not compare the checksums of what it is sent; the proxy does, and answ
 """
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import itertools
@@ -224,9 +225,9 @@ class Server:
         return [one["Key"] for one in self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
 
 
-@pytest.fixture(scope="session")
-def _s3_server() -> Iterator[tuple[Proxy, Any]]:
-    """moto's server and the proxy in front of it, once; and a client past the proxy."""
+@contextlib.contextmanager
+def serving() -> Iterator[tuple[Proxy, Any]]:
+    """moto's server and the proxy in front of it; and a client past the proxy."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -243,10 +244,16 @@ def _s3_server() -> Iterator[tuple[Proxy, Any]]:
     moto.stop()
 
 
-@pytest.fixture
-def s3(_s3_server: tuple[Proxy, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """An S3 server that this process and those it starts meet through AWS_*; waits are short in this one."""
-    proxy, direct = _s3_server
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[tuple[Proxy, Any]]:
+    """Once for all tests."""
+    with serving() as running:
+        yield running
+
+
+def bucket(running: tuple[Proxy, Any], monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A new bucket, on a server that this process and those it starts meet through AWS_*."""
+    proxy, direct = running
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     settings = {
@@ -261,9 +268,16 @@ def s3(_s3_server: tuple[Proxy, Any], monkeypatch: pytest.MonkeyPatch) -> Iterat
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(client_module, "PATIENCE", QUICK)
     server = Server(f"s3://test-{next(_numbers)}", direct, proxy)
     direct.create_bucket(Bucket=server.bucket)
-    proxy.seen.clear()
+    return server
+
+
+@pytest.fixture
+def s3(_s3_server: tuple[Proxy, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An S3 server that this process and those it starts meet through AWS_*; waits are short in this one."""
+    monkeypatch.setattr(client_module, "PATIENCE", QUICK)
+    server = bucket(_s3_server, monkeypatch)
+    server.proxy.seen.clear()
     yield server
     server.heal()

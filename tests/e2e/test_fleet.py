@@ -1,168 +1,98 @@
-"""A server and workers with clones of their own: each runs its own code, and whatever is killed, nothing goes on unseen."""
+"""A night on a fleet: a schedule fires on three hosts with a clone each, and what comes out is what `dvc repro` makes on one."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from pathlib import Path
+import datetime
+import re
 from typing import Any
 
 import pytest
 
-from flows import deploy, service
-from tests.e2e import standins
-from tests.e2e.server import Server, running, until
+from flows import workspace
+from tests.e2e.fleet import QUICK, Fleet
+from tests.e2e.server import until
 
 pytestmark = pytest.mark.e2e
-SECONDS = 90.0  # for a run to start or to end, on two busy cores
+NIGHT_SECONDS = 900  # on two cores that others use too
+STAGES = 29
+RAN = re.compile(r"^Running stage '(.+)'", re.MULTILINE)
 
 
-class Host:
-    """A clone and its worker, as on a host of its own."""
+def test_schedule__runs_every_stage_once_over_hosts_and_equals_dvc_repro(fleet: Fleet) -> None:
+    fleet.lay_out(QUICK, cron="* * * * *")
+    coordinator, cpu, gpu = fleet.clone("coordinator"), fleet.clone("cpu"), fleet.clone("gpu")
+    fleet.deploy(coordinator)
+    fleet.worker(coordinator, "tutelage")
+    fleet.worker(cpu, "tutelage-cpu", TUTELAGE_DEVICES="cpu:1")
+    fleet.worker(gpu, "tutelage-gpu", "--limit", "2", TUTELAGE_DEVICES="cpu:2")
 
-    def __init__(self, folder: Path, server: Server, pool: str) -> None:
-        self.clone = standins.clone(folder / "clone")
-        self.told = folder / "told"
-        environment = {name: value for name, value in server.environment.items() if name != "PREFECT_HOME"}
-        environment |= {"TUTELAGE_TOLD": str(self.told)}
-        command = [sys.executable, "-m", "flows.worker", "--pool", pool]
-        self.service = service.Service(pool, command, environment, self.clone, folder / "worker.log")
-        self.service.start()
+    night = fired(fleet)
+    assert fleet.ends(night, NIGHT_SECONDS) == "Completed", fleet.said()
+    runs = fleet.stages(night)
+    assert len(runs) == STAGES
+    assert [one["state_name"] for tries in runs.values() for one in tries] == ["Ran"] * STAGES
+    (teacher,), (pretrain,) = runs["teacher"], runs["pretrain"]
+    assert max(began(teacher), began(pretrain)) < min(ended(teacher), ended(pretrain))
+    assert {one["work_pool_name"] for (one,) in (runs["teacher"], runs["distill"])} == {"tutelage-gpu"}
 
-    @property
-    def said(self) -> str:
-        return "".join(path.read_text() for path in [self.service.output, *self.clone.glob("data/runs/prefect/*.log")])
+    # what people look at is at hand in the coordinator's clone; what is large is not
+    assert (coordinator / "data/reports/index.html").stat().st_size > 10_000
+    assert len(list((coordinator / "data/metrics").glob("*.json"))) >= 5
+    assert set(workspace.entries(coordinator)) == set(runs)
+    assert only_scans(fleet.run(coordinator, "dvc", "repro", "--allow-missing", "--dry"))
 
-    @property
-    def pids(self) -> dict[str, int]:
-        """Of flows.worker, Prefect's worker, the engine and its child, when the stand-in of the pipeline runs."""
-        engine, child = map(int, self.told.read_text().splitlines()[2:4])
-        assert self.service.process is not None
-        return {"ours": self.service.process.pid, "worker": parent(engine), "engine": engine, "child": child}
+    # a second run has nothing to do but to look at the raw data again
+    again = fleet.server.start_run("pipeline/nightly", across=True)
+    assert fleet.ends(again, NIGHT_SECONDS) == "Completed", fleet.said()
+    assert all(name.startswith("scan@") for name in fleet.stages(again))
+    assert states(fleet, again)["UpToDate"] == STAGES - len(fleet.stages(again))
 
+    # nor has whoever goes on by hand
+    fleet.run(coordinator, "dvc", "pull")
+    assert only_scans(fleet.run(coordinator, "dvc", "repro"))
+    assert only_scans(fleet.run(coordinator, "dvc", "exp", "run"))
 
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    # one host alone comes to the same
+    alone = fleet.clone("alone")
+    fleet.run(alone, "dvc", "repro")
+    assert workspace.entries(alone) == workspace.entries(coordinator)
 
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("fleet")
-    with running(folder / "server") as one:
-        clone = standins.clone(folder / "coordinator")
-        environment = {**one.environment, "TUTELAGE_CLONE": str(clone)}  # must not get into the deployments
-        for _ in range(2):  # again: nothing to do, nothing wrong
-            subprocess.run([sys.executable, "-m", "flows.deploy"], cwd=clone, env=environment, check=True, timeout=100)
-        assert [a["name"] for a in one.post("/automations/filter")].count(deploy.WATCH) == 1
-        yield one
-        assert one.errors() == []
+    fleet.stop()
+    until(lambda: not fleet.processes(), 10)
+    assert fleet.worktrees() == []
+    assert fleet.complaints() == []
+    assert fleet.server.errors() == []
 
 
-@pytest.fixture
-def hosts(tmp_path: Path, server: Server) -> Iterator[Any]:
-    started: list[Host] = []
-
-    def start(pool: str) -> Host:
-        started.append(Host(tmp_path / f"host{len(started)}", server, pool))
-        return started[-1]
-
-    yield start
-    for host in started:
-        host.service.stop(80)
-
-
-def at_work(server: Server, host: Host) -> str:
-    """A run of the pipeline's stand-in that stays at work; its id."""
-    host.told.unlink(missing_ok=True)
-    run = server.start_run("pipeline/nightly", seconds=600)
-    until(lambda: host.told.exists() or server.state(run) == "Cancelled", SECONDS, host.said)
-    assert server.state(run) == "Running"
-    return run
+def fired(fleet: Fleet) -> str:
+    """The run that the schedule starts; none is started after it."""
+    nightly = fleet.server.get("/deployments/name/pipeline/nightly")
+    running = {"state": {"type": {"any_": ["RUNNING"]}}, "deployment_id": {"any_": [nightly["id"]]}}
+    until(lambda: fleet.server.post("/flow_runs/filter", flow_runs=running), 200, fleet.said())
+    (run,) = fleet.server.post("/flow_runs/filter", flow_runs=running)
+    assert run["auto_scheduled"] and run["parameters"]["across"] is True
+    (schedule,) = nightly["schedules"]
+    path = f"/deployments/{nightly['id']}/schedules/{schedule['id']}"
+    assert fleet.server.http.patch(path, json={"active": False}).is_success
+    return str(run["id"])
 
 
-def test_each_worker_runs_its_own_clone(server: Server, hosts: Any) -> None:
-    cpu, gpu = hosts("tutelage-cpu"), hosts("tutelage-gpu")
-    runs = [server.start_run("stage/cpu", name="shard"), server.start_run("stage/gpu", name="distill")]
-    until(lambda: [server.state(run) for run in runs] == ["Completed", "Completed"], SECONDS, cpu.said + gpu.said)
-    for host, name in ((cpu, "shard"), (gpu, "distill")):
-        assert [path.name for path in host.told.iterdir()] == [name]
-        where, flow, imported = (host.told / name).read_text().splitlines()
-        assert where == str(host.clone)
-        assert flow.startswith(where) and imported.startswith(where)
+def only_scans(output: str) -> bool:
+    """Whether DVC ran, or would run, `scan` and nothing else."""
+    return bool(RAN.findall(output)) and all(stage.startswith("scan@") for stage in RAN.findall(output))
 
 
-def test_a_worker_that_dies_is_started_again_and_its_run_is_told_and_stopped(server: Server, hosts: Any) -> None:
-    host = hosts("tutelage")
-    run = at_work(server, host)
-    pids = host.pids
-    os.kill(pids["worker"], signal.SIGKILL)
-    until(lambda: gone(pids["engine"]) and gone(pids["child"]), 30, host.said)
-    until(lambda: server.state(run) == "Crashed", 30, host.said)
-    again = at_work(server, host)  # the worker is back
-    assert host.pids["worker"] != pids["worker"] and host.pids["ours"] == pids["ours"]
-
-    pids = host.pids
-    host.service.stop(80)  # SIGTERM: the run is stopped, and told
-    assert host.service.process.returncode == 0
-    assert server.state(again) == "Crashed"
-    assert all(gone(pid) for pid in pids.values())
+def states(fleet: Fleet, run: str) -> dict[str, int]:
+    """Name of a state -> task runs of a flow run that ended in it."""
+    found: dict[str, int] = {}
+    for one in fleet.server.post("/task_runs/filter", task_runs={"flow_run_id": {"any_": [run]}}):
+        found[one["state_name"]] = found.get(one["state_name"], 0) + 1
+    return found
 
 
-def test_an_engine_that_is_killed(server: Server, hosts: Any) -> None:
-    host = hosts("tutelage")
-    run = at_work(server, host)
-    pids = host.pids
-    os.kill(pids["engine"], signal.SIGKILL)
-    until(lambda: server.state(run) == "Crashed", 30, host.said)
-    os.kill(pids["child"], signal.SIGKILL)  # the stand-in's; stages ask the kernel to end with their parent
-    time.sleep(3)
-    environment = {**host.service.environment, "PREFECT_HOME": str(host.clone / "data/runs/prefect")}
-    code = (
-        "import datetime; from prefect.client.orchestration import get_client; from flows import settle\n"
-        "with get_client(sync_client=True) as client: print(settle.task_runs(client, datetime.timedelta(seconds=1)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=host.clone,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.strip() == "['one']", done.stderr
-    tasks = server.post("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
-    assert [task["state_name"] for task in tasks] == ["Crashed"]
+def began(run: dict[str, Any]) -> datetime.datetime:
+    """When a flow run started."""
+    return datetime.datetime.fromisoformat(run["start_time"])
 
 
-def test_a_host_that_vanishes_is_told_by_its_silence(server: Server, hosts: Any) -> None:
-    """With a minute of patience instead of four, for the test's sake."""
-    code = (
-        "from prefect.client.orchestration import get_client; from flows import deploy\n"
-        "with get_client(sync_client=True) as client: deploy.automation(client, deploy.watch(60))"
-    )
-    host = hosts("tutelage")
-    subprocess.run([sys.executable, "-c", code], cwd=host.clone, env=server.environment, check=True, timeout=60)
-    run = at_work(server, host)
-    time.sleep(2)  # the first heartbeat
-    for pid in host.pids.values():
-        os.kill(pid, signal.SIGKILL)
-    until(lambda: server.state(run) == "Crashed", 120)
-    assert "no heartbeat for 60 s" in server.get(f"/flow_runs/{run}")["state"]["message"]
-
-
-def test_our_own_part_of_a_worker_is_killed(server: Server, hosts: Any) -> None:
-    host = hosts("tutelage")
-    at_work(server, host)
-    pids = host.pids
-    os.kill(pids["ours"], signal.SIGKILL)
-    until(lambda: all(gone(pid) for pid in pids.values()), 30, host.said)
+def ended(run: dict[str, Any]) -> datetime.datetime:
+    """When a flow run ended."""
+    return datetime.datetime.fromisoformat(run["end_time"])

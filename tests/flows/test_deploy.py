@@ -65,8 +65,8 @@ def test_the_watch_is_what_the_server_accepts() -> None:
 
     wanted = deploy.watch()
     made = AutomationCreate.model_validate(wanted.model_dump(mode="json"))
-    assert made.trigger.within.total_seconds() == deploy.SILENCE_SECONDS  # type: ignore[union-attr]
-    assert deploy.SILENCE_SECONDS >= 120 + 2 * int(settings.CLIENT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    assert made.trigger.within.total_seconds() == settings.SILENCE_SECONDS  # type: ignore[union-attr]
+    assert settings.SILENCE_SECONDS >= 120 + 2 * int(settings.CLIENT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert deploy._said(wanted) == deploy._said(deploy.watch())
     assert deploy._said(wanted) != deploy._said(deploy.watch(300))
 
