@@ -1,6 +1,6 @@
 """What Prefect costs around the pipeline: python -m benchmarks.flows [noop] [host] [fleet]
 
-    noop    every stage up to date but `scan`, in this clone: the flow, in a process whose server runs, against `dvc repro`, in turns.
+    noop    every stage up to date but `scan`, in this clone: the flow, its server running, against `dvc repro`, in turns.
             The clone is brought up to date first, which trains the embedded set where it is not.
     host    a chain of stages that copy a file: the flow on one host, against `dvc repro`, against the bare commands, in turns
     fleet   raw images to validated shards on a worker, through a server on PostgreSQL and an S3 bucket on loopback, both needed:

@@ -5,13 +5,10 @@ one commit. Its stages go through flows/pipeline.py like those of any other run,
 """
 
 import json
-import os
 import re
-import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
@@ -20,39 +17,36 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows import comparison, workspace
+from flows import child, comparison, pipeline, telemetry, workspace
 from flows.comparison import Outcome
 from flows.form import SEEDS, Combination, Vary, chosen, combinations
-from flows.workspace import ROOT
+from flows.pipeline import DEFAULTS, Options
 
 TARGETS = ("evaluate@student", "evaluate@finetuned")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$", max_length=60)]
 AtOnce = Annotated[int, Field(ge=1)]
 METRICS = re.compile(r"data/metrics/(?P<stem>[^/]+)\.json")
-PULL_SECONDS = 120.0
 
 
 class SomeFailed(RuntimeError):
     """Experiments of a grid that failed, each with its reason; the others are saved."""
 
 
-class Pipeline(Protocol):
-    """Runs the stages that targets need, in a folder. Returns what became of each, also where nothing was to do.
+class StagesFailed(RuntimeError):
+    """Stages of one experiment that did not end well, each with its reason."""
 
-    Raises where one fails. It looks at `stopping` while it waits, and ends its children when that is set: Prefect can't interrupt
-    the thread it runs in.
+
+def run(folder: Path, one: Combination, job: "_Job") -> Mapping[str, str]:
+    """The pipeline as every other run has it, with tasks named after the experiment; what became of each stage.
+
+    Raises StagesFailed.
     """
-
-    def __call__(
-        self, root: Path, targets: Sequence[str], across: bool, stopping: threading.Event
-    ) -> Mapping[str, str]: ...
-
-
-def run(root: Path, targets: Sequence[str], across: bool, stopping: threading.Event) -> Mapping[str, str]:
-    """The pipeline as every other flow runs it."""
-    from flows.pipeline import run_pipeline
-
-    return run_pipeline(root, targets, across=across, stopping=stopping)
+    commit = job.commit if job.across else None
+    states = pipeline.inside(folder, job.targets, commit, job.options, job.sender, f"{one.name}: ")
+    verdict = pipeline.verdict(states)
+    if not verdict.is_completed():
+        raise StagesFailed(verdict.message)
+    return {name: str(state.name) for name, state in states.items()}
 
 
 def _run_name() -> str:
@@ -73,6 +67,7 @@ def experiment(
     targets: list[str] = list(TARGETS),  # noqa: B006
     across: bool = False,
     at_once: AtOnce = 2,
+    options: Options = DEFAULTS,
     name: Name | None = None,
     commit: str = "HEAD",
 ) -> list[str]:
@@ -84,84 +79,79 @@ def experiment(
         targets: Stages to reach; what they need runs first, nothing else does.
         across: Spread stages over the workers of the pools; else they run on the machine of this flow.
         at_once: Experiments that run at the same time. What two of them share runs once.
-        name: Goes before the names of the experiments.
+        options: How stages are carried out; never what comes out of them.
+        name: Begins the names of the experiments.
         commit: Branch, tag or sha whose code and params.yaml are used. Uncommitted changes never are.
     """
     logger = get_run_logger()
-    sha = workspace.resolve(ROOT, commit)
-    made = combinations(workspace.file_at(ROOT, sha, workspace.PARAMS), vary, overrides)
+    sha = workspace.resolve(workspace.ROOT, commit)
+    made = combinations(workspace.file_at(workspace.ROOT, sha, workspace.PARAMS), vary, overrides, name)
     _say_what_is_left_out(logger, commit)
     names = ", ".join(one.name for one in made)
     logger.info("%d experiment(s) at commit %s, %d at a time: %s", len(made), sha[:10], at_once, names)
-    outcomes = _all(made, _Job(sha, tuple(targets), across, name), at_once)
+    with pipeline.sending() as sender, pipeline.stopping_all():
+        outcomes = _all(made, _Job(sha, tuple(targets), across, options, sender), at_once)
     _publish(outcomes, SEEDS in chosen(vary), name)
     return _saved(outcomes)
 
 
 class _Job:
-    """What the experiments of one run share. No dataclass: Prefect would give every task a copy, and `stopping` must be one."""
+    """What the experiments of one run share. No dataclass: Prefect would give every task a copy, and the sender must be one."""
 
-    def __init__(self, commit: str, targets: tuple[str, ...], across: bool, name: str | None) -> None:
-        self.commit, self.targets, self.across, self.name = commit, targets, across, name
-        self.stopping = threading.Event()
-
-    def named(self, one: Combination) -> str:
-        """What an experiment is called: the run's name, then what is particular to it."""
-        return "_".join(filter(None, [self.name, one.name if one.changes or not self.name else ""]))
+    def __init__(
+        self, commit: str, targets: tuple[str, ...], across: bool, options: Options, sender: telemetry.Sender
+    ) -> None:
+        self.commit, self.targets, self.across = commit, targets, across
+        self.options, self.sender = options, sender
 
 
 def _all(made: Sequence[Combination], job: _Job, at_once: int) -> list[Outcome]:
     """Run every combination, so many at a time, each a task; one that fails does not stop the others.
 
-    Prefect interrupts only this, the main thread: then what runs is told to end, and Prefect waits for it.
+    Prefect interrupts only this, the main thread; then pipeline.stopping_all() ends what runs, and Prefect waits for it.
     """
     waiting = list(made)
     futures: dict[str, PrefectFuture[Outcome]] = {}
     running: list[PrefectFuture[Outcome]] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                one = waiting.pop(0)
-                futures[one.name] = run_one.with_options(task_run_name=job.named(one)).submit(one, job)
-                running.append(futures[one.name])
-            running.remove(next(as_completed(running)))
-    except BaseException:
-        job.stopping.set()
-        raise
-    return [_outcome(one, job.named(one), futures[one.name]) for one in made]
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            one = waiting.pop(0)
+            futures[one.name] = run_one.with_options(task_run_name=one.name).submit(one, job)
+            running.append(futures[one.name])
+        running.remove(next(as_completed(running)))
+    return [_outcome(one, futures[one.name]) for one in made]
 
 
-def _outcome(one: Combination, name: str, future: PrefectFuture[Outcome]) -> Outcome:
+def _outcome(one: Combination, future: PrefectFuture[Outcome]) -> Outcome:
     """What a task came to, or why it failed."""
     result = future.result(raise_on_failure=False)
     if isinstance(result, Outcome):
         return result
-    return Outcome(name, one.values, problem=f"{result}" or type(result).__name__)
+    return Outcome(one.name, one.values, problem=f"{result}" or type(result).__name__)
 
 
 @task(name="experiment", cache_policy=NO_CACHE)
 def run_one(one: Combination, job: _Job) -> Outcome:
     """One experiment: a workspace, the pipeline in it, saved. Raises what the pipeline raises."""
     logger = get_run_logger()
-    name = job.named(one)
-    if job.stopping.is_set():
+    if child.stopping():
         raise InterruptedError("stopped before it began")
-    with workspace.temporary(ROOT, job.commit, one.params_text, workspace.entries(ROOT), name) as folder:
-        ran = run(folder, job.targets, job.across, job.stopping)
+    with workspace.temporary(
+        workspace.ROOT, job.commit, one.params_text, workspace.entries(workspace.ROOT), one.name
+    ) as folder:
+        ran = run(folder, one, job)
         metrics = _metrics(folder, ran)
-        message = f"{name}: " + ", ".join(f"{key}={value}" for key, value in one.changes.items())
-        saved = workspace.save_experiment(folder, name, message, set(ran))
+        message = f"{one.name}: " + ", ".join(f"{key}={value}" for key, value in one.changes.items())
+        saved = workspace.save_experiment(folder, one.name, message, set(ran))
     logger.info("Saved as %s: `dvc exp show` lists it, `dvc exp apply %s` brings it into a workspace.", saved, saved)
-    return Outcome(name, one.values, metrics, saved)
+    return Outcome(one.name, one.values, metrics, saved)
 
 
 def _metrics(folder: Path, stages: Mapping[str, str]) -> dict[str, float]:
-    """Metrics that these stages wrote, by names such as student.heads.fused.top1; fetched where another worker made them."""
+    """Metrics that these stages wrote, by names such as student.heads.fused.top1."""
     entries = workspace.entries(folder)
     outs = [out["path"] for stage in stages for out in entries.get(stage, {}).get("outs", [])]
     files = {path: found["stem"] for path in outs if (found := METRICS.fullmatch(path))}
-    if absent := [path for path in files if not (folder / path).exists()]:
-        _pull(folder, absent)
     flat: dict[str, float] = {}
     for path, stem in files.items():
         if (folder / path).exists():
@@ -169,33 +159,10 @@ def _metrics(folder: Path, stages: Mapping[str, str]) -> dict[str, float]:
     return flat
 
 
-def _pull(folder: Path, paths: Sequence[str]) -> None:
-    """Bring outputs from the remote; without them a table has gaps, and nothing else is lost."""
-    command = ["dvc", "--wait-for-lock", "pull", *paths]
-    environment = {**os.environ, **workspace.variables(ROOT)}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PULL_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired:
-        get_run_logger().warning(
-            "No metrics of %s: the remote did not answer within %.0f s.", ", ".join(paths), PULL_SECONDS
-        )
-        return
-    if done.returncode:
-        get_run_logger().warning("No metrics of %s: %s", ", ".join(paths), done.stderr.strip())
-
-
 def _say_what_is_left_out(logger: Any, commit: str) -> None:
     """A person who edited files and did not commit them would take these experiments for theirs."""
     try:
-        workspace.clean_commit(ROOT)
+        workspace.clean_commit(workspace.ROOT)
     except workspace.Dirty as dirty:
         logger.warning("These changes are in none of the experiments, which run %s:\n%s", commit, dirty)
 

@@ -70,7 +70,7 @@ class Postgres:
     @property
     def answers(self) -> bool:
         """Whether it accepts connections."""
-        words = [self.bin_folder / "pg_isready", "-q", "-h", settings.LOOPBACK, "-p", str(self.port)]
+        words = [str(self.bin_folder / "pg_isready"), "-q", "-h", settings.LOOPBACK, "-p", str(self.port)]
         return subprocess.run(words).returncode == 0
 
     def stop(self) -> None:

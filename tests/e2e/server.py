@@ -75,7 +75,7 @@ def _good(answer: httpx.Response) -> httpx.Response:
 @contextlib.contextmanager
 def running(home: Path, **environment: str) -> Iterator[Server]:
     """A server for a `with`."""
-    one = Server(home, **environment)
+    one = Server(home, 0, **environment)
     one.start()
     try:
         yield one

@@ -1,14 +1,12 @@
 """The experiment flow on a small project: DVC, git and Prefect are real, the pipeline is a plain `dvc repro`."""
 
 import json
-import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,37 +16,24 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
-from flows import experiment, workspace
+from flows import child, experiment, pipeline, workspace
 from flows.form import Refused, Vary, combinations
+from flows.pipeline import Options
 from tests.flows.test_workspace import everything_of, experiments, ran, worktrees
-from tests.flows.tiny_project import ROOT, environment, lay_out
+from tests.flows.tiny_project import ROOT, lay_out
 
 TARGET = "evaluate@student"
 
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small project that the flow takes for its own, run by a plain `dvc repro`."""
+    """A small project that the flow takes for its own."""
     root = lay_out(tmp_path / "clone")
-    monkeypatch.setattr(experiment, "ROOT", root)
-    monkeypatch.setattr(experiment, "run", reproduce)
+    monkeypatch.setattr(workspace, "ROOT", root)
+    for name in ("TUTELAGE_RUNS", "TUTELAGE_RAW"):
+        monkeypatch.delenv(name, raising=False)
+    child.open_again()
     return root
-
-
-def reproduce(root: Path, targets: Sequence[str], across: bool, stopping: threading.Event) -> Mapping[str, str]:
-    """Stands for the pipeline: the same stages, one after the other."""
-    assert not across and not stopping.is_set()
-    clone = experiment.ROOT
-    done = subprocess.run(
-        ["dvc", "--wait-for-lock", "repro", *targets],
-        cwd=root,
-        env=environment(clone) | workspace.variables(clone),
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr.splitlines()[-1])
-    return {"raw": "done", TARGET: "done"}
 
 
 def table(key: str) -> Any:
@@ -65,7 +50,11 @@ def test_experiment__a_grid_of_which_one_fails(clone: Path) -> None:
     (clone / "stage.py").write_text("raise SystemExit('unfinished')\n")
     before = everything_of(clone)
     state = experiment.experiment(
-        Vary(distill=["hard"], seeds=[0, 13, 1]), targets=[TARGET], name="grid", return_state=True
+        Vary(distill=["hard"], seeds=[0, 13, 1]),
+        targets=[TARGET],
+        name="grid",
+        options=Options(retry_seconds=[]),
+        return_state=True,
     )
     assert state.is_failed()
     assert "1 of 3 experiment(s) failed, the others are saved:\n  grid_distill-hard_seed-13: " in str(state.message)
@@ -114,9 +103,12 @@ def test_experiment__stopped_it_tells_what_runs_and_leaves_no_workspace(
     started = threading.Barrier(3, timeout=30)
     stopped = []
 
-    def endless(root: Path, *others: Any) -> Mapping[str, str]:
+    def endless(root: Path, *_: object) -> Mapping[str, str]:
         started.wait()
-        assert others[-1].wait(30)
+        until = time.monotonic() + 30
+        while not child.stopping():
+            assert time.monotonic() < until
+            time.sleep(0.1)
         stopped.append(root)
         raise InterruptedError("stopped")
 
@@ -155,34 +147,11 @@ def test_experiment__two_at_once_and_no_more(clone: Path, monkeypatch: pytest.Mo
     @flow
     def four() -> int:
         made = combinations((ROOT / "params.yaml").read_text(), Vary(seeds=[0, 1, 2, 3]))
-        job = experiment._Job(workspace.resolve(clone, "HEAD"), (TARGET,), False, None)
-        return len({outcome.saved for outcome in experiment._all(made, job, 2)})
+        with pipeline.sending() as sender:
+            job = experiment._Job(workspace.resolve(clone, "HEAD"), (TARGET,), False, pipeline.DEFAULTS, sender)
+            return len({outcome.saved for outcome in experiment._all(made, job, 2)})
 
     assert four() == 4 and most == 2
-
-
-def test_metrics__come_from_the_remote_where_another_worker_made_them(
-    clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    warnings: list[str] = []
-    monkeypatch.setattr(
-        experiment,
-        "get_run_logger",
-        lambda: SimpleNamespace(warning=lambda *words: warnings.append(words[0] % words[1:])),
-    )
-    with workspace.temporary(clone, "HEAD", None, None, "worker") as folder:
-        reproduce(folder, [TARGET], False, threading.Event())
-        shutil.copytree(clone / ".dvc/cache", clone.parent / "storage")  # as `dvc push` would have filled it
-        (folder / "data/metrics/student.json").unlink()
-        shutil.rmtree(clone / ".dvc/cache")
-        assert experiment._metrics(folder, {TARGET: "done"}) == {"student.top1": 70, "student.images": 10}
-        (folder / "data/metrics/student.json").unlink()
-        shutil.rmtree(clone / ".dvc/cache")
-        shutil.rmtree(clone.parent / "storage")
-        assert not warnings and experiment._metrics(folder, {"raw": "done"}) == {}
-        assert experiment._metrics(folder, {TARGET: "done"}) == {}
-    (warning,) = warnings
-    assert warning.startswith("No metrics of data/metrics/student.json: ") and "Checkout failed" in warning
 
 
 SCHEMA = parameter_schema(experiment.experiment.fn).model_dump_for_openapi()
