@@ -178,6 +178,10 @@ class Fleet:
                     found.append(int(folder.name))
         return [pid for pid in found if pid != os.getpid()]
 
+    def checkpoints(self, stage: str) -> set[Path]:
+        """Run folders of a stage, on whichever host, that hold a checkpoint."""
+        return {path.parent for path in self.folder.glob(f"*/data/runs/{stage}/*/step-*")}
+
     def worktrees(self) -> list[str]:
         """Temporary workspaces that are left in any clone."""
         left = [str(path) for path in self.folder.glob("*/data/runs/workspaces/*") if path.name != ".making"]

@@ -103,10 +103,9 @@ def start_gpu(fleet: Fleet, clone: Path) -> None:
 def training(fleet: Fleet, seed: int) -> str:
     """A run of the pipeline in the middle of a teacher that nobody has trained yet, and that has a checkpoint."""
     fleet.change(fleet.folder / "coordinator", {"teacher.views.seed": seed})
+    before = fleet.checkpoints("teacher")
     run = start(fleet)
-    until(lambda: fleet.stages(run).get("teacher"), UNDER_WAY_SECONDS, fleet.said())
-    (teacher,) = fleet.stages(run)["teacher"]
-    until(lambda: fleet.checkpoints(teacher["id"]), UNDER_WAY_SECONDS, fleet.said())
+    until(lambda: fleet.checkpoints("teacher") - before, UNDER_WAY_SECONDS, fleet.said())
     return run
 
 
