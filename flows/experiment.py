@@ -84,16 +84,16 @@ def experiment(
         targets: Stages to reach; what they need runs first, nothing else does.
         across: Spread stages over the workers of the pools; else they run on the machine of this flow.
         at_once: Experiments that run at the same time. What two of them share runs once.
-        name: Goes before the names of the experiments.
+        name: Begins the names of the experiments.
         commit: Branch, tag or sha whose code and params.yaml are used. Uncommitted changes never are.
     """
     logger = get_run_logger()
     sha = workspace.resolve(ROOT, commit)
-    made = combinations(workspace.file_at(ROOT, sha, workspace.PARAMS), vary, overrides)
+    made = combinations(workspace.file_at(ROOT, sha, workspace.PARAMS), vary, overrides, name)
     _say_what_is_left_out(logger, commit)
     names = ", ".join(one.name for one in made)
     logger.info("%d experiment(s) at commit %s, %d at a time: %s", len(made), sha[:10], at_once, names)
-    outcomes = _all(made, _Job(sha, tuple(targets), across, name), at_once)
+    outcomes = _all(made, _Job(sha, tuple(targets), across), at_once)
     _publish(outcomes, SEEDS in chosen(vary), name)
     return _saved(outcomes)
 
@@ -101,13 +101,9 @@ def experiment(
 class _Job:
     """What the experiments of one run share. No dataclass: Prefect would give every task a copy, and `stopping` must be one."""
 
-    def __init__(self, commit: str, targets: tuple[str, ...], across: bool, name: str | None) -> None:
-        self.commit, self.targets, self.across, self.name = commit, targets, across, name
+    def __init__(self, commit: str, targets: tuple[str, ...], across: bool) -> None:
+        self.commit, self.targets, self.across = commit, targets, across
         self.stopping = threading.Event()
-
-    def named(self, one: Combination) -> str:
-        """What an experiment is called: the run's name, then what is particular to it."""
-        return "_".join(filter(None, [self.name, one.name if one.changes or not self.name else ""]))
 
 
 def _all(made: Sequence[Combination], job: _Job, at_once: int) -> list[Outcome]:
@@ -122,37 +118,36 @@ def _all(made: Sequence[Combination], job: _Job, at_once: int) -> list[Outcome]:
         while waiting or running:
             while waiting and len(running) < at_once:
                 one = waiting.pop(0)
-                futures[one.name] = run_one.with_options(task_run_name=job.named(one)).submit(one, job)
+                futures[one.name] = run_one.with_options(task_run_name=one.name).submit(one, job)
                 running.append(futures[one.name])
             running.remove(next(as_completed(running)))
     except BaseException:
         job.stopping.set()
         raise
-    return [_outcome(one, job.named(one), futures[one.name]) for one in made]
+    return [_outcome(one, futures[one.name]) for one in made]
 
 
-def _outcome(one: Combination, name: str, future: PrefectFuture[Outcome]) -> Outcome:
+def _outcome(one: Combination, future: PrefectFuture[Outcome]) -> Outcome:
     """What a task came to, or why it failed."""
     result = future.result(raise_on_failure=False)
     if isinstance(result, Outcome):
         return result
-    return Outcome(name, one.values, problem=f"{result}" or type(result).__name__)
+    return Outcome(one.name, one.values, problem=f"{result}" or type(result).__name__)
 
 
 @task(name="experiment", cache_policy=NO_CACHE)
 def run_one(one: Combination, job: _Job) -> Outcome:
     """One experiment: a workspace, the pipeline in it, saved. Raises what the pipeline raises."""
     logger = get_run_logger()
-    name = job.named(one)
     if job.stopping.is_set():
         raise InterruptedError("stopped before it began")
-    with workspace.temporary(ROOT, job.commit, one.params_text, workspace.entries(ROOT), name) as folder:
+    with workspace.temporary(ROOT, job.commit, one.params_text, workspace.entries(ROOT), one.name) as folder:
         ran = run(folder, job.targets, job.across, job.stopping)
         metrics = _metrics(folder, ran)
-        message = f"{name}: " + ", ".join(f"{key}={value}" for key, value in one.changes.items())
-        saved = workspace.save_experiment(folder, name, message, set(ran))
+        message = f"{one.name}: " + ", ".join(f"{key}={value}" for key, value in one.changes.items())
+        saved = workspace.save_experiment(folder, one.name, message, set(ran))
     logger.info("Saved as %s: `dvc exp show` lists it, `dvc exp apply %s` brings it into a workspace.", saved, saved)
-    return Outcome(name, one.values, metrics, saved)
+    return Outcome(one.name, one.values, metrics, saved)
 
 
 def _metrics(folder: Path, stages: Mapping[str, str]) -> dict[str, float]:

@@ -117,8 +117,13 @@ def chosen(vary: Form) -> dict[str, list[Any]]:
     return {name: getattr(vary, name) for name in type(vary).model_fields if getattr(vary, name)}
 
 
-def combinations(params_text: str, vary: Form, overrides: Sequence[str] = ()) -> list[Combination]:
-    """Every combination, applied to the text of params.yaml and validated whole. Raises Refused with all that is wrong in any."""
+def combinations(
+    params_text: str, vary: Form, overrides: Sequence[str] = (), prefix: str | None = None
+) -> list[Combination]:
+    """Every combination, applied to the text of params.yaml and validated whole. Raises Refused with all that is wrong in any.
+
+    prefix: begins every name, in place of the overrides, which all have in common.
+    """
     fixed = _parsed(overrides)
     fields = chosen(vary)
     if clash := [f"{path} ({name})" for name in fields for path in _paths(name) if path in fixed]:
@@ -128,7 +133,7 @@ def combinations(params_text: str, vary: Form, overrides: Sequence[str] = ()) ->
     for values in itertools.product(*fields.values()):
         picked = dict(zip(fields, values, strict=True))
         changes = {path: value for name in picked for path, value in _changes(name, picked[name])} | fixed
-        name = _name(picked | fixed)
+        name = "_".join(filter(None, [prefix, _name(picked if prefix else picked | fixed)])) or "as-params"
         text, problems = _applied(params_text, changes)
         wrong += [(name, problems)] if problems else []
         made.append(Combination(name, picked, changes, text))
@@ -273,7 +278,7 @@ def _name(values: Mapping[str, Any]) -> str:
     words = [
         f"{_word(name if short[name] in shared else short[name])}-{_word(value)}" for name, value in values.items()
     ]
-    name = "_".join(words) or "as-params"
+    name = "_".join(words)
     return name if len(name) <= 120 else f"{name[:110]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 

@@ -175,8 +175,9 @@ def _tree(worktree: Path, stages: Collection[str] | None) -> str:
         index = Path(folder) / "index"
         _git(worktree, "read-tree", "HEAD", index=index)
         content = dict(_read_lock(worktree))
-        if stages is not None:
-            content["stages"] = {key: value for key, value in content.get("stages", {}).items() if key in stages}
+        kept = content.get("stages", {})
+        # In the order of names: DVC writes that of their ends, and the same experiment run again would look like another.
+        content["stages"] = {key: kept[key] for key in sorted(kept) if stages is None or key in stages}
         dump_yaml(str(Path(folder) / LOCK), {"schema": "2.0", **content})
         for path, file in ((PARAMS, worktree / PARAMS), (LOCK, Path(folder) / LOCK)):
             blob = _git(worktree, "hash-object", "-w", "--no-filters", str(file))

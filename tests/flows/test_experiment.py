@@ -155,7 +155,7 @@ def test_experiment__two_at_once_and_no_more(clone: Path, monkeypatch: pytest.Mo
     @flow
     def four() -> int:
         made = combinations((ROOT / "params.yaml").read_text(), Vary(seeds=[0, 1, 2, 3]))
-        job = experiment._Job(workspace.resolve(clone, "HEAD"), (TARGET,), False, None)
+        job = experiment._Job(workspace.resolve(clone, "HEAD"), (TARGET,), False)
         return len({outcome.saved for outcome in experiment._all(made, job, 2)})
 
     assert four() == 4 and most == 2

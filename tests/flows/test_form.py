@@ -204,6 +204,9 @@ def test_names__are_git_refs_and_unique() -> None:
     assert one.name == "title-a-b-c-d_batch_size-1000000000"
     (both,) = combinations(PARAMS, Vary(epochs=[30]), ["teacher.views.epochs=3", "pretrain.epochs=5", "train.tau=2.0"])
     assert both.name == "epochs-30_teacher.views.epochs-3_pretrain.epochs-5_tau-2.0"
+    named = combinations(PARAMS, Vary(epochs=[30]), ["train.tau=2.0"], "mine")
+    bare = combinations(PARAMS, Vary(), ["train.tau=2.0"], "mine")
+    assert [one.name for one in (*named, *bare)] == ["mine_epochs-30", "mine"]
     title = f"report.title={'long ' * 20}"
     (long,) = combinations(PARAMS, Vary(), [title, "evaluate.batch_size=123"])
     (other,) = combinations(PARAMS, Vary(), [title, "evaluate.batch_size=124"])

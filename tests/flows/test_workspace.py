@@ -297,7 +297,10 @@ def test_save_experiment__dvc_applies_branches_and_removes_it(soft: Path) -> Non
 def test_save_experiment__a_taken_name_gets_a_number_and_a_bad_one_is_refused(soft: Path) -> None:
     with workspace.temporary(soft, "HEAD", softly(), workspace.entries(soft), "again") as folder:
         assert workspace.save_experiment(folder, "again", "one") == "again"
-        assert workspace.save_experiment(folder, "again", "the very same") == "again"
+        other_order = dict(reversed(workspace.entries(folder).items()))
+        (folder / "dvc.lock").unlink()
+        workspace.merge(folder, other_order)
+        assert workspace.save_experiment(folder, "again", "the very same, run in another order") == "again"
         assert workspace.save_experiment(folder, "soft", "another dvc.lock") == "soft-2"
         (folder / "params.yaml").write_text("other: true\n")
         assert workspace.save_experiment(folder, "soft", "other params") == "soft-3"
