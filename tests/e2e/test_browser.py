@@ -40,9 +40,10 @@ def test_an_experiment_is_started_through_the_form_and_its_artifacts_are_seen(st
         window.picture(pictures / "form.png")
         window.submit()
 
-        window.page.get_by_role("button", name="View run").click()
-        window.sees("Completed", 90)
+        window.sees("scheduled to start")
         [run] = started.server.post("/flow_runs/filter", flows={"name": {"any_": ["experiment"]}})
+        window.go(f"/runs/flow-run/{run['id']}")
+        window.sees("Completed", 90)
         assert run["parameters"]["vary"] == {
             **run["parameters"]["vary"],
             "kinds": ["hard", "soft"],

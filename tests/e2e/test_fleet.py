@@ -47,6 +47,11 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def tasks(server: Server, run: str) -> Any:
+    """The task runs of a flow run, which the server hears of a little later."""
+    return server.post("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
+
+
 def gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
@@ -121,6 +126,7 @@ def test_an_engine_that_is_killed(server: Server, hosts: Any) -> None:
     host = hosts("tutelage")
     run = at_work(server, host)
     pids = host.pids
+    until(lambda: [task["state_name"] for task in tasks(server, run)] == ["Running"], 30)
     os.kill(pids["engine"], signal.SIGKILL)
     until(lambda: server.state(run) == "Crashed", 30, host.said)
     os.kill(pids["child"], signal.SIGKILL)  # the stand-in's; stages ask the kernel to end with their parent
@@ -140,8 +146,7 @@ def test_an_engine_that_is_killed(server: Server, hosts: Any) -> None:
         check=True,
     )
     assert done.stdout.strip() == "['one']", done.stderr
-    tasks = server.post("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
-    assert [task["state_name"] for task in tasks] == ["Crashed"]
+    assert [task["state_name"] for task in tasks(server, run)] == ["Crashed"]
 
 
 def test_a_host_that_vanishes_is_told_by_its_silence(server: Server, hosts: Any) -> None:
