@@ -52,7 +52,9 @@ def test_an_experiment_is_started_through_the_form_and_its_artifacts_are_seen(st
         window.picture(pictures / "form.png")
         window.submit()
 
-        window.page.get_by_role("button", name="View run").click()
+        window.sees("scheduled to start")
+        [run] = started.server.post("/flow_runs/filter", flows={"name": {"any_": ["experiment"]}})
+        window.go(f"/runs/flow-run/{run['id']}")
         window.sees("Completed", RUN_SECONDS)
         [run] = started.server.post("/flow_runs/filter", flows={"name": {"any_": ["experiment"]}})
         assert run["name"] == "first-look" and run["state_name"] == "Completed"
