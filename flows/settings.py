@@ -43,6 +43,8 @@ CLIENT = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",  # 10 by default: two independent stages then went to one worker, one after the other
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds, the least Prefect sends; see deploy.py for what listens
     "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # a clone brings its .venv: nothing is installed behind a run
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",  # what flows.telemetry and others warn of stands in the log of the run, too
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a thread of ours that belongs to no run: stderr has it
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_CLI_COLORS": "false",
 }

@@ -21,7 +21,7 @@ def test_schedule__runs_every_stage_once_over_hosts_and_equals_dvc_repro(fleet: 
     coordinator, cpu, gpu = fleet.clone("coordinator"), fleet.clone("cpu"), fleet.clone("gpu")
     fleet.deploy(coordinator)
     fleet.worker(coordinator, "tutelage")
-    fleet.worker(cpu, "tutelage-cpu", TUTELAGE_DEVICES="cpu:1")
+    fleet.worker(cpu, "tutelage-cpu", "--limit", "2", TUTELAGE_DEVICES="cpu:1")
     fleet.worker(gpu, "tutelage-gpu", "--limit", "2", TUTELAGE_DEVICES="cpu:2")
 
     night = fired(fleet)
@@ -35,7 +35,7 @@ def test_schedule__runs_every_stage_once_over_hosts_and_equals_dvc_repro(fleet: 
 
     # what people look at is at hand in the coordinator's clone; what is large is not
     assert (coordinator / "data/reports/index.html").stat().st_size > 10_000
-    assert len(list((coordinator / "data/metrics").glob("*.json"))) >= 5
+    assert len(list((coordinator / "data/metrics").glob("*.json"))) == 4
     assert set(workspace.entries(coordinator)) == set(runs)
     assert only_scans(fleet.run(coordinator, "dvc", "repro", "--allow-missing", "--dry"))
 
