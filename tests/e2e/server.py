@@ -13,6 +13,7 @@ from flows import embedded, service, settings
 
 START_SECONDS = 120.0  # on two busy cores with a new database
 STOP_SECONDS = 15.0
+BUSY_SECONDS = 60.0
 BAD = (" ERROR ", "| ERROR", "CRITICAL", "Traceback (most recent call last)")
 
 
@@ -51,11 +52,21 @@ class Server:
 
     def post(self, path: str, **body: Any) -> Any:
         """What the API answers to a POST."""
-        return _good(self.http.post(path, json=body)).json()
+        return self._good("POST", path, json=body).json()
 
     def get(self, path: str) -> Any:
         """What the API answers to a GET."""
-        return _good(self.http.get(path)).json()
+        return self._good("GET", path).json()
+
+    def _good(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Asks again while the server is unavailable, as Prefect's client does: SQLite is locked now and then on a busy machine."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            answer = self.http.request(method, path, **options)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                assert answer.is_success, answer.text
+                return answer
+            time.sleep(0.5)
 
     def start_run(self, deployment: str, **parameters: Any) -> str:
         """Start a run of `flow/deployment`; its id."""
@@ -65,11 +76,6 @@ class Server:
     def state(self, run: str) -> str:
         """Name of a flow run's state: Running, Completed, Crashed, ..."""
         return str(self.get(f"/flow_runs/{run}")["state_name"])
-
-
-def _good(answer: httpx.Response) -> httpx.Response:
-    assert answer.is_success, answer.text
-    return answer
 
 
 @contextlib.contextmanager
