@@ -192,7 +192,7 @@ def _worth_another_try(_task: object, _run: TaskRun, state: State[object]) -> bo
 
 @contextlib.contextmanager
 def stopping_all() -> Iterator[None]:
-    """Stops every command of this process when the flow is stopped within, or its worker dies. In the main thread, which is told."""
+    """For the main thread: every command of this process is stopped when the flow is, or when its worker dies."""
     service.end_with_worker()
     try:
         yield
