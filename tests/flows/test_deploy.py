@@ -75,4 +75,6 @@ def test_the_states_in_which_no_heartbeat_comes_are_all_named() -> None:
     from prefect.client.schemas.objects import TERMINAL_STATES
 
     assert {state.name.capitalize() for state in TERMINAL_STATES} <= set(deploy.OVER)
-    assert {"Ran", "Cached", "UpToDate", "Refused"} <= set(deploy.OVER)  # a run that ended in one of ours is no dead run
+    assert {"Ran", "Cached", "UpToDate", "Refused"} <= set(
+        deploy.OVER
+    )  # a run that ended in one of ours is no dead run
