@@ -180,7 +180,7 @@ class Fleet:
 
     def checkpoints(self, stage: str) -> set[Path]:
         """Run folders of a stage, on whichever host, that hold a checkpoint."""
-        return {path.parent for path in self.folder.glob(f"*/data/runs/{stage}/*/step-*")}
+        return {path.parents[1] for path in self.folder.glob(f"*/data/runs/{stage}/*/checkpoints/[!.]*")}
 
     def worktrees(self) -> list[str]:
         """Temporary workspaces that are left in any clone."""

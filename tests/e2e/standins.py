@@ -21,11 +21,14 @@ from prefect import flow, task
 
 from flows import service
 
+children = []
+
 
 @task(task_run_name="{name}")
 def one(name: str, seconds: float) -> str:
     """Writes where and as what it runs, and waits in a child, as a stage does."""
     child = subprocess.Popen(["sleep", str(seconds)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children.append(child)
     pathlib.Path(os.environ["TUTELAGE_TOLD"]).write_text(f"{os.getcwd()}\\n{__file__}\\n{os.getpid()}\\n{child.pid}\\n")
     child.wait()
     return os.getcwd()
@@ -36,7 +39,12 @@ def pipeline(targets: list[str] = [], across: bool = False, force: bool = False,
     """The whole pipeline."""
     service.end_with_worker()
     future = one.submit("one", seconds)
-    return future.result()
+    try:
+        return future.result()
+    except BaseException:  # a task's thread can't be interrupted: its child is ended here, in the main thread, as the flows do
+        for child in children:
+            child.terminate()
+        raise
 '''
 
 STAGE = '''
