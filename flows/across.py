@@ -37,7 +37,7 @@ from flows.result import Result
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 UNSTARTED_SECONDS = 30.0
 BRING_BYTES = 10_000_000
 FENCED = re.compile(r"```json\n(.*)\n```", re.DOTALL)

@@ -40,7 +40,7 @@ for 270 s. A killed engine is told at once by its worker, and needs none of this
 CLIENT = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_WORKER_QUERY_SECONDS": "2",  # 10 by default: two independent stages then went to one worker, one after the other
+    "PREFECT_WORKER_QUERY_SECONDS": "1",  # 10 by default: two independent stages then went to one worker, one after the other
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds, the least Prefect sends; see deploy.py for what listens
     "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # a clone brings its .venv: nothing is installed behind a run
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",  # what flows.telemetry and others warn of stands in the log of the run, too

@@ -37,6 +37,12 @@ from flows.settings import AWAY_SECONDS
 from flows.telemetry import Sender
 
 LOOK_SECONDS = 5.0
+NOWHERE = "do not exist neither locally nor on remote"
+"""How DVC says that a remote lacks what dvc.lock names."""
+UNPUSHED = (
+    "What stages before this one made is in dvc.lock but not in DVC's remote: somebody ran them without `dvc push`. Push where "
+    "they were run, or take their entries out of the coordinator's dvc.lock, so that workers make it again."
+)
 
 
 @flow(name="stage")
@@ -75,6 +81,8 @@ def ready(stage: Stage, place: Workspace, log: Callable[[str], None]) -> Result 
         ):
             return Result("Stopped" if failed.stopped else "Refused", failed.reason)
         if pulled and (failed := pulled.result()):
+            if NOWHERE in failed.reason:
+                return Result("Refused", f"{UNPUSHED}\n{failed.reason}")
             return Result("Stopped" if failed.stopped else "Failed", f"dvc pull: {failed.reason}")
     return None
 

@@ -21,7 +21,7 @@ from tests.e2e.server import until
 pytestmark = pytest.mark.e2e
 LONG = {
     **QUICK,
-    "teacher.views.epochs": 100,
+    "teacher.views.epochs": 50,
     "system.log_seconds": 0.5,
     "system.log_steps": 5,
     "system.checkpoint_seconds": 1.0,

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from flows import settings
 
 
@@ -55,3 +57,11 @@ def test_where_things_lie(tmp_path: Path) -> None:
     assert settings.home(tmp_path) == tmp_path / "data/runs/prefect"
     assert settings.run_root(tmp_path, {}) == tmp_path / "data/runs"
     assert settings.run_root(tmp_path, {"TUTELAGE_RUNS": "/big"}) == Path("/big")
+
+
+def test_patience__comes_from_the_environment_and_never_lets_two_write_one_stage() -> None:
+    assert settings.patience({}) == (180.0, 300)
+    assert settings.patience({"TUTELAGE_AWAY_SECONDS": "15", "TUTELAGE_SILENCE_SECONDS": "60"}) == (15.0, 60)
+    for away, silence in (("15", "59"), ("300", "300"), ("0", "300")):
+        with pytest.raises(ValueError, match=f"TUTELAGE_AWAY_SECONDS is {away} and TUTELAGE_SILENCE_SECONDS {silence}"):
+            settings.patience({"TUTELAGE_AWAY_SECONDS": away, "TUTELAGE_SILENCE_SECONDS": silence})
