@@ -23,7 +23,7 @@ from flows.form import SEEDS, Combination, Vary, chosen, combinations
 from flows.pipeline import DEFAULTS, Options
 
 TARGETS = ("evaluate@student", "evaluate@finetuned")
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$", max_length=60)]
+Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)?$", max_length=60)]
 AtOnce = Annotated[int, Field(ge=1)]
 METRICS = re.compile(r"data/metrics/(?P<stem>[^/]+)\.json")
 
@@ -68,7 +68,7 @@ def experiment(
     across: bool = False,
     at_once: AtOnce = 2,
     options: Options = DEFAULTS,
-    name: Name | None = None,
+    name: Name = "",
     commit: str = "HEAD",
 ) -> list[str]:
     """Runs a grid of experiments without touching anybody's workspace; returns the names of the DVC experiments it saved.
@@ -167,9 +167,9 @@ def _say_what_is_left_out(logger: Any, commit: str) -> None:
         logger.warning("These changes are in none of the experiments, which run %s:\n%s", commit, dirty)
 
 
-def _publish(outcomes: Sequence[Outcome], seeds: bool, name: str | None) -> None:
+def _publish(outcomes: Sequence[Outcome], seeds: bool, name: str) -> None:
     """Tables for Prefect's page. The experiments are saved: no table is worth failing for."""
-    key = re.sub(r"[^a-z0-9]+", "-", f"experiment-{name or ''}".lower()).strip("-")
+    key = re.sub(r"[^a-z0-9]+", "-", f"experiment-{name}".lower()).strip("-")
     tables = [(key, comparison.each(outcomes), "One row per experiment.")]
     if seeds:
         words = "Mean and sample standard deviation (n - 1) over seeds."

@@ -4,6 +4,7 @@ Used by test_browser.py, and for pictures in docs: `python -m tests.e2e.browser 
 """
 
 import contextlib
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -53,7 +54,9 @@ class Window:
 
     def field(self, title: str) -> Any:
         """The form's field with this title, as it stands above it, without `(Optional)`."""
-        label = self.page.locator("label", has_text=title).first
+        label = (
+            self.page.locator("label").filter(has_text=re.compile(rf"^\s*{re.escape(title)}( \(Optional\))?\s*$")).first
+        )
         return self.page.locator(".schema-form-property", has=label).last
 
     def choose(self, title: str, option: str) -> None:

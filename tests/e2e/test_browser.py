@@ -41,14 +41,14 @@ def test_an_experiment_is_started_through_the_form_and_its_artifacts_are_seen(st
     pictures = Path(os.environ.get("TUTELAGE_PICTURES", tmp_path))
     with browser.window(started.url, height=1400) as window:
         window.open_form("form")
-        window.fill("Name", "first-look")
-        window.choose("Distill", "hard")
-        window.field("Alpha").get_by_role("button", name="Add item").click()
-        window.fill("Alpha", "7")
+        window.fill("name", "first-look")
+        window.choose("distill", "hard")
+        window.field("alpha").get_by_role("button", name="Add item").click()
+        window.fill("alpha", "7")
         window.submit()
         window.sees("7 is greater than the maximum of 1")  # refused in the form, before anything runs
         assert started.server.post("/flow_runs/filter", flows={"name": {"any_": ["experiment"]}}) == []
-        window.fill("Alpha", "0.5")
+        window.fill("alpha", "0.5")
         window.picture(pictures / "form.png")
         window.submit()
 
