@@ -67,6 +67,15 @@ class Window:
         self.page.locator("[class*=p-select-option]").get_by_text(option, exact=True).first.click()
         self.page.keyboard.press("Escape")
 
+    def add(self, title: str) -> None:
+        """Add a value to a list; again where a menu that was just closing took the click."""
+        field = self.field(title)
+        for _ in range(5):
+            field.get_by_role("button", name="Add item").click()
+            self.page.wait_for_timeout(1000)
+            if field.locator("input, textarea").count():
+                return
+
     def fill(self, title: str, text: str) -> None:
         """Write into a field of text or a number."""
         self.field(title).locator("input, textarea").first.fill(text)

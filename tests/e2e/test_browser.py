@@ -12,6 +12,7 @@ import pytest
 
 from tests import workspace
 from tests.e2e import browser, fleet
+from tests.e2e.server import until
 from tests.e2e.started import Started
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not browser.CHROMIUM, reason=browser.MISSING)]
@@ -43,7 +44,7 @@ def test_an_experiment_is_started_through_the_form_and_its_artifacts_are_seen(st
         window.open_form("form")
         window.fill("name", "first-look")
         window.choose("distill", "hard")
-        window.field("alpha").get_by_role("button", name="Add item").click()
+        window.add("alpha")
         window.fill("alpha", "7")
         window.submit()
         window.sees("7 is greater than the maximum of 1")  # refused in the form, before anything runs
@@ -54,8 +55,9 @@ def test_an_experiment_is_started_through_the_form_and_its_artifacts_are_seen(st
 
         window.sees("scheduled to start")
         [run] = started.server.post("/flow_runs/filter", flows={"name": {"any_": ["experiment"]}})
+        until(lambda: started.server.state(run["id"]) in ("Completed", "Failed", "Crashed"), RUN_SECONDS)
         window.go(f"/runs/flow-run/{run['id']}")
-        window.sees("Completed", RUN_SECONDS)
+        window.sees("Completed")
         [run] = started.server.post("/flow_runs/filter", flows={"name": {"any_": ["experiment"]}})
         assert run["name"] == "first-look" and run["state_name"] == "Completed"
         vary = run["parameters"]["vary"]
