@@ -55,8 +55,8 @@ class Options(BaseModel):
     ] = {}
     retry_seconds: Annotated[list[Seconds], Field(description=RETRIES)] = [10, 60, 300]
     notify: Annotated[
-        str | None, Field(description="Who is told of failures: a notification block, slack-webhook/team.")
-    ] = None
+        str, Field(description="Who is told of failures: a notification block, as slack-webhook/team.")
+    ] = ""
 
     def demand(self, stage: Stage) -> Demand:
         """What a stage is given."""
@@ -180,7 +180,9 @@ def _task(stage: Stage, root: Path, carry_out: CarryOut, options: Options, sende
             telemetry.show(sender, root, stage.name, stage.outs, result.run_folder)
         if result.kind in ("Refused", "Failed"):
             gate = stage.kind.startswith("validate-")
-            announce.failed(sender, stage.name, result.reason, gate and result.kind == "Refused", options.notify)
+            announce.failed(
+                sender, stage.name, result.reason, gate and result.kind == "Refused", options.notify or None
+            )
         return result.state()
 
     return body

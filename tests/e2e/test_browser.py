@@ -50,6 +50,7 @@ def test_an_experiment_is_started_through_the_form_and_its_artifacts_are_seen(st
         window.sees("7 is greater than the maximum of 1")  # refused in the form, before anything runs
         assert started.server.post("/flow_runs/filter", flows={"name": {"any_": ["experiment"]}}) == []
         window.fill("alpha", "0.5")
+        window.field("distill").scroll_into_view_if_needed()
         window.picture(pictures / "form.png")
         window.submit()
 
