@@ -68,11 +68,13 @@ def test_an_experiment_is_started_through_the_form_and_its_artifacts_are_seen(st
         for key in ("experiment-first-look", "images-pretrain", "metrics-evaluate-student", "gate-model-student"):
             window.sees(key)
         window.picture(pictures / "artifacts.png")
-        window.go("/artifacts/key/images-pretrain")
+        window.page.get_by_text("images-pretrain", exact=True).last.click()
         drawn = "[...document.querySelectorAll('img[src^=\"data:image/png\"]')].map(i => i.complete && i.naturalWidth > 100)"
         window.page.wait_for_function(f"{drawn}.some(Boolean)")
         window.picture(pictures / "reconstructions.png")
-        window.go("/artifacts/key/experiment-first-look")
+        window.go(f"/runs/flow-run/{run['id']}")
+        window.page.get_by_text("Artifacts", exact=True).click()
+        window.page.get_by_text("experiment-first-look", exact=True).last.click()
         window.sees("student.heads.fused.top1")
         window.picture(pictures / "comparison.png")
         assert window.elsewhere == [] and window.complaints == []
