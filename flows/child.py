@@ -188,7 +188,12 @@ class Child:
             return Ending(128 - code, f"its leash was killed by {_name(-code)}", True, seconds)
         if 128 < code <= 128 + max(signal.valid_signals()):
             return Ending(code, f"{Path(self.command[0]).name} was killed by {_name(code - 128)}", True, seconds)
-        retryable = bool(KILLED.search(tail) or PASSING.search(tail))
+        if killed := KILLED.search(tail):
+            number = int(killed[1])
+            return Ending(
+                code, f"its stage was killed by {_name(-number if number < 0 else number - 128)}", True, seconds
+            )
+        retryable = bool(PASSING.search(tail))
         return Ending(code, tail or f"it ended with {code} and said nothing", retryable, seconds)
 
 
