@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flows import settings
+
 ROOT = Path(__file__).parents[1]
 KINDS = ("noop", "host", "fleet")
 LINK = "  s{number}:\n    cmd: cp {before} {after}\n    deps: [{before}]\n    outs: [{after}]\n"
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=10, help="links of the chain of `host`")
     chosen = parser.parse_args()
     say(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    os.environ |= {"PREFECT_LOGGING_LEVEL": "CRITICAL", "DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1"}
+    os.environ |= {**settings.CLIENT, "PREFECT_LOGGING_LEVEL": "CRITICAL", "DVC_NO_ANALYTICS": "1"}
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for what in chosen.what:
         {"noop": noop, "host": host, "fleet": fleet}[what](chosen)
