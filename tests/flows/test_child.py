@@ -151,7 +151,7 @@ def tells(code: int, reason: str, retryable: bool, leaving: int) -> str:
         (tells(2, "lr is -1", False, 255), 2, "lr is -1", False),
         (tells(1, "the disk is full", True, 255), 1, "the disk is full", True),
         ("import os; os.kill(os.getpid(), 9)", 137, "was killed by SIGKILL", True),
-        ("print('ERROR: failed to run: x, exited with -9'); exit(255)", 255, "exited with -9", True),
+        ("print('ERROR: failed to run: x, exited with -9'); exit(255)", 255, "killed by SIGKILL", True),
         ("print('ERROR: failed to run: x, exited with 1'); exit(255)", 255, "exited with 1", False),
         ("print('ERROR: Unable to acquire lock'); exit(255)", 255, "Unable to acquire lock", True),
         ("print('ERROR: output is already specified'); exit(255)", 255, "already specified", False),
@@ -257,7 +257,7 @@ def test_stage_killed__is_worth_a_retry(repository: Path) -> None:
     one = Thread(staged(repository, REPRO))
     kill(working(repository))
     ending = one.ending()
-    assert ending.retryable and "exited with -9" in ending.reason
+    assert ending.retryable and "killed by SIGKILL" in ending.reason
     goes_on(repository)
 
 
