@@ -91,6 +91,7 @@ class Window:
     def picture(self, path: Path) -> None:
         """Write what is to be seen as a PNG."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.wait_for_timeout(1000)  # what has just appeared is still fading in
         self.page.screenshot(path=str(path))
 
 

@@ -75,7 +75,7 @@ def test_an_experiment_is_started_through_the_form_and_its_artifacts_are_seen(st
         window.go(f"/runs/flow-run/{run['id']}")
         window.page.get_by_text("Artifacts", exact=True).click()
         window.page.get_by_text("experiment-first-look", exact=True).last.click()
-        window.sees("student.heads.fused.top1")
+        window.sees("student.heads.class.top1")
         window.picture(pictures / "comparison.png")
         assert window.elsewhere == [] and window.complaints == []
 
