@@ -92,7 +92,6 @@ def run(root: Path, targets: Sequence[str], across: bool, options: Options) -> S
     """The whole of a flow over one workspace: submit, wait, say how it ended. Stops every stage when the flow is stopped."""
     if options.notify:
         announce.check(options.notify)  # a wrong name should not show on the night something fails
-    service.end_with_worker()
     commit = workspace.clean_commit(root) if across else None
     with sending() as sender, stopping_all():
         return verdict(inside(root, targets, commit, options, sender))

@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed
 
-from flows import child, execution, service, telemetry, workspace
+from flows import child, execution, telemetry, workspace
 from flows.across import artifact_key
 from flows.child import Child, Ending
 from flows.devices import NO_GPU
@@ -48,7 +48,6 @@ UNPUSHED = (
 @flow(name="stage")
 def stage(order: Order) -> State[None]:
     """Run one stage for a pipeline that waits for it; its entry of dvc.lock goes back as an artifact."""
-    service.end_with_worker()
     with sending() as sender, Guard(order.coordinator) as guard:
         with stopping_all():
             result = carry_out(order, sender)
