@@ -36,9 +36,9 @@ def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 def each(outcomes: Sequence[Outcome]) -> list[Row]:
-    """One row per experiment: what it varied, how it ended, every metric any of them has."""
+    """One row per experiment: what it varied, how it ended, every metric any of them has, accuracies first."""
     keys = _ordered(outcome.values for outcome in outcomes)
-    names = _ordered(outcome.metrics for outcome in outcomes)
+    names = sorted(_ordered(outcome.metrics for outcome in outcomes), key=lambda name: not name.endswith("top1"))
     return [
         {"experiment": outcome.saved or outcome.name}
         | {key: _cell(outcome.values.get(key)) for key in keys}

@@ -72,3 +72,10 @@ def test_over__mean_and_sample_deviation_of_each_group() -> None:
     assert abs(rows[1]["sd"] - 0.5**0.5) < 1e-12
     assert rows[2]["sd"] == "", "one value has no spread"
     assert "seeds" not in rows[0]
+
+
+def test_each__accuracies_come_first() -> None:
+    (row,) = comparison.each(
+        [Outcome("a", {}, {"student.images": 252, "student.heads.class.top1": 96.4, "student.nll": 0.3})]
+    )
+    assert list(row)[2:] == ["student.heads.class.top1", "student.images", "student.nll"]
