@@ -75,7 +75,5 @@ def test_over__mean_and_sample_deviation_of_each_group() -> None:
 
 
 def test_each__accuracies_come_first() -> None:
-    (row,) = comparison.each(
-        [Outcome("a", {}, {"student.images": 252, "student.heads.class.top1": 96.4, "student.nll": 0.3})]
-    )
+    (row,) = each([Outcome("a", {}, {"student.images": 252, "student.heads.class.top1": 96.4, "student.nll": 0.3})])
     assert list(row)[2:] == ["student.heads.class.top1", "student.images", "student.nll"]
