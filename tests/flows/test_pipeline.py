@@ -34,7 +34,7 @@ def leave(code, reason, retryable):
     sys.exit(code)
 note("began")
 tries = sum(1 for line in ran.read_text().splitlines() if json.loads(line)["stage"] == name and json.loads(line)["what"] == "began")
-time.sleep(1)
+time.sleep(0.6)
 for trouble in Path("trouble").read_text().split():
     stage, what = trouble.split(":")
     if stage == name and what == "refuse":
@@ -148,6 +148,7 @@ def test_stages__run_once_in_order_side_by_side_on_gpus_of_their_own(project: Pa
     assert task_states(go(project))["right"] == "Cached" and len(began(project)) == 6
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("harness")
 def test_one_gpu__two_stages_take_turns(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_DEVICES", "4")
@@ -166,6 +167,7 @@ def test_failure_of_the_infrastructure__is_tried_again_and_a_refusal_is_not(proj
     assert task_states(state) == {"first": "Ran", "left": "Ran", "right": "Refused", "last": "NotReady"}
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("harness")
 def test_stage_past_its_limit__is_stopped_and_not_tried_again(project: Path) -> None:
     (project / "trouble").write_text("left:slow")
@@ -174,6 +176,7 @@ def test_stage_past_its_limit__is_stopped_and_not_tried_again(project: Path) -> 
     assert began(project) == ["first", "left"]
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("harness")
 def test_stop__ends_what_runs_and_starts_nothing_more(project: Path) -> None:
     (project / "trouble").write_text("left:slow")
@@ -194,6 +197,7 @@ def _when(condition: Callable[[], bool], do: Callable[[], None]) -> None:
     do()
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("harness")
 def test_two_workspaces_of_one_recipe__run_it_once(project: Path, tmp_path: Path) -> None:
     """Two experiments that share a stage, in working trees that share DVC's cache."""
@@ -216,6 +220,7 @@ def test_two_workspaces_of_one_recipe__run_it_once(project: Path, tmp_path: Path
     assert sorted(began(project)) == ["first", "last", "last", "left", "right", "right"]
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("harness")
 def test_more_gpus_than_there_are__is_refused(project: Path) -> None:
     state = go(project, ["left"], gpus={"left": 3})
