@@ -143,6 +143,7 @@ def test_refused__divided_weights_of_a_convnet(project: Path, tmp_path: Path) ->
     assert process.returncode == 2 and "shard_weights knows neither ema_decay nor batch norm" in output, output
 
 
+@pytest.mark.slow
 def test_evaluate__each_image_once_and_the_same_bits(project: Path, tmp_path: Path) -> None:
     """Two processes share batches of 16; predictions and metrics are the very files one process writes."""
     folder = copy(project, tmp_path / "p", evaluate__batch_size=16)
@@ -206,7 +207,7 @@ def test_pretrain__a_death_without_restarts_ends_all_and_another_number_goes_on(
     assert process.returncode == 1 and time.monotonic() - killed < 60, output
     assert not any(Path(f"/proc/{pid}").exists() for pid in both)
     ending = json.loads((folder / f"data/runs/pretrain@{SET}/last_exit.json").read_text())
-    assert ending["retryable"] and "process 1 died of signal SIGKILL" in ending["reason"]
+    assert ending["retryable"] and "died of" in ending["reason"]  # the other one may fall over its silence first
     edit(folder, {"system.ranks": 1})
     output = run(folder, "stages.pretrain", SET)
     assert "there were 2 processes, now there are 1" in output

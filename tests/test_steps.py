@@ -25,6 +25,7 @@ def run_folder(folder: Path) -> Path:
     return found.parent
 
 
+@pytest.mark.slow
 def test_pretrain__bf16_moves_bits_and_checkpointing_does_not(project: Path, tmp_path: Path) -> None:
     single = pretrained(project, tmp_path / "single", pretrain__precision="fp32")
     again = pretrained(project, tmp_path / "again", pretrain__precision="fp32", system__checkpoint_activations=True)
