@@ -179,9 +179,7 @@ def _task(stage: Stage, root: Path, carry_out: CarryOut, options: Options, sende
             telemetry.show(sender, root, stage.name, stage.outs, result.run_folder)
         if result.kind in ("Refused", "Failed"):
             gate = stage.kind.startswith("validate-")
-            announce.failed(
-                sender, stage.name, result.reason, gate and result.kind == "Refused", options.notify or None
-            )
+            announce.failed(sender, stage.name, result.reason, gate and result.kind == "Refused", options.notify)
         return result.state()
 
     return body

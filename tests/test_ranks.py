@@ -207,7 +207,7 @@ def test_pretrain__a_death_without_restarts_ends_all_and_another_number_goes_on(
     assert process.returncode == 1 and time.monotonic() - killed < 60, output
     assert not any(Path(f"/proc/{pid}").exists() for pid in both)
     ending = json.loads((folder / f"data/runs/pretrain@{SET}/last_exit.json").read_text())
-    assert ending["retryable"] and "died of" in ending["reason"]  # the other one may fall over its silence first
+    assert ending["retryable"] and "process 1 died of signal SIGKILL" in ending["reason"]
     edit(folder, {"system.ranks": 1})
     output = run(folder, "stages.pretrain", SET)
     assert "there were 2 processes, now there are 1" in output

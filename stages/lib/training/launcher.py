@@ -127,7 +127,8 @@ def _launch(count: int, max_restarts: int) -> str:
         except ChildFailedError as error:
             if relay.signum is not None:
                 raise Stopped(relay.signum) from None
-            rank, failure = error.get_first_failure()
+            killed = [(rank, one) for rank, one in error.failures.items() if one.exitcode < 0]
+            rank, failure = killed[0] if killed else error.get_first_failure()  # others only fell over its silence
             how = f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
             return f"process {rank} died of {how}"
     return ""
