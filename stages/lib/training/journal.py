@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,8 +28,11 @@ class Journal:
         self.first, self.mute = 0, not ranks.first()
         self.told = tell.Progress(title, total_steps, run.folder)
 
-    def start(self, step: int) -> Self:
-        """Begin after `step` steps: rows a killed process wrote past its last checkpoint are taken back."""
+    def start(self, step: int, rewinds: Sequence[int] = ()) -> Self:
+        """Begin after `step` steps: rows a killed process wrote past its last checkpoint are taken back.
+
+        rewinds: steps that diverged and from which the run went back; each has a row.
+        """
         if self.mute:
             return self
         from torch.utils.tensorboard import SummaryWriter  # a second of import that only training pays
@@ -36,9 +40,11 @@ class Journal:
         self.first, self.began, self.spoke = step, time.monotonic(), time.monotonic()
         self.told.say(step, None, {})
         path = self.folder / "metrics.jsonl"
-        forget_after(path, step)
+        told = forget_after(path, step, len(rewinds))
         self.rows = path.open("a", buffering=1)
         self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        for number in range(told, len(rewinds)):
+            self.row(step, {"rewind": number + 1, "diverged_at": rewinds[number]})
         self.bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -46,14 +52,23 @@ class Journal:
             self.bar = tqdm(total=self.total, initial=step, desc=self.title, unit="step")
         return self
 
+    def go_back(self, step: int, rewinds: Sequence[int]) -> None:
+        """Take back the rows past `step`, the last of `rewinds` having diverged; go on from there."""
+        if self.mute:
+            return
+        self._close()
+        self.start(step, rewinds)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.mute:
-            return
+        if not self.mute:
+            self._close()
+
+    def _close(self) -> None:
         self.rows.close()
         self.board.close()
         if self.bar is not None:
@@ -104,13 +119,21 @@ def speed(rates: dict[str, float]) -> str:
     return said + (f" (ms a view and thread: {', '.join(costs)})" if costs else "")
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Drop the rows of metrics.jsonl past `step`, and a last line cut short by a kill."""
+def forget_after(path: Path, step: int, rewinds: int = 0) -> int:
+    """Drop the rows of metrics.jsonl past `step`, and a last line cut short by a kill; returns how many tell of a rewind.
+
+    rewinds: times the run went back by then; rows about others are dropped too.
+    """
     if not path.exists():
-        return
-    kept = []
+        return 0
+    kept, told = [], 0
     for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
+        if not line.endswith("\n"):
+            continue
+        row = json.loads(line)
+        if row["step"] <= step and row.get("rewind", 0) <= rewinds:
             kept.append(line)
+            told += "rewind" in row
     with files.replace(path) as temporary:
         temporary.write_text("".join(kept))
+    return told
