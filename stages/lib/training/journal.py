@@ -42,7 +42,7 @@ class Journal:
         path = self.folder / "metrics.jsonl"
         told = forget_after(path, step, len(rewinds))
         self.rows = path.open("a", buffering=1)
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         for number in range(told, len(rewinds)):
             self.row(step, {"rewind": number + 1, "diverged_at": rewinds[number]})
         self.bar = None
