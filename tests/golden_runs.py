@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -150,6 +151,15 @@ def in_process(folder: Path, module: str, arguments: Sequence[str], variables: M
         command, cwd=folder, env=kept | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     refuse_unless_tried(module, done.returncode, done.stdout, trial.STEPS in variables)
+
+
+def in_fork(module: str, arguments: list[str], variables: dict[str, str]) -> None:
+    """The same in a fork that has imported what stages import (tests/forks.py)."""
+    for name in [name for name in os.environ if name.startswith("TUTELAGE_")]:
+        del os.environ[name]
+    os.environ.update(variables)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def refuse_unless_tried(module: str, code: int, said: str, tried: bool) -> None:

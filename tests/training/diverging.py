@@ -37,8 +37,11 @@ class Points:
     positions: Tensor
     step: int
 
-    def to(self, _: torch.device) -> "Points":
-        return self
+    def to(self, device: torch.device) -> "Points":
+        return Points(self.images.to(device), self.positions.to(device), self.step)
+
+    def used_on(self, _: Any) -> None:
+        """Its memory is not used again."""
 
     def parts(self, count: int) -> list["Points"]:
         both = zip(self.images.chunk(count), self.positions.chunk(count), strict=True)
@@ -85,9 +88,10 @@ class Course:
     """Whether the process dies while the batch of this step is made."""
     clip_norm: float = 1.0
     rate: float = 0.01
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        objective = Regress(self.spoil)
+        objective = Regress(self.spoil).to(self.device)
         weights = list(objective.parameters())
         build: Any = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[self.optimizer]
         more = {"momentum": 0.9, "nesterov": True} if self.optimizer == "sgd" else {}

@@ -40,7 +40,7 @@ def moving(trained: Trained) -> dict[str, bytes]:
     found = {f"weights {name}": value for name, value in trained.objective.state_dict().items()}
     found |= {f"averages {name}": value for name, value in trained.ema.state_dict().items()}
     found |= {f"optimizer {number} {name}": value for number, kept in state.items() for name, value in kept.items()}
-    return {name: value.detach().numpy().tobytes() for name, value in found.items() if isinstance(value, Tensor)}
+    return {name: value.detach().cpu().numpy().tobytes() for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def before(tmp_path: Path, **course: Any) -> dict[str, bytes]:
@@ -142,6 +142,21 @@ def test_fit__without_the_flag_a_device_asked_late_has_moved(tmp_path: Path, mon
     course = Course(tmp_path / "bad", poisoned=(3,), every_seconds=1e9, guard=Lagging)
     diverged(course)
     assert moving(course.trained) != before(tmp_path, every_seconds=1e9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gpu__stands_still_and_goes_back(tmp_path: Path, optimizer: str, precision: Any) -> None:
+    """On a real one: the step and its images are told, nothing has moved, and a rewind equals the run it should."""
+    how = {"optimizer": optimizer, "precision": precision, "device": "cuda", "rate": 0.001, "every_seconds": 1e9}
+    course = Course(tmp_path / "bad", poisoned=(3,), **how)
+    said = diverged(course)
+    assert "the loss became nan at step 7 of 15" in said and "'e1p12' at position 12" in said
+    assert course.trained.step > BAD and moving(course.trained) == before(tmp_path, **how)
+    went = healing(tmp_path / "went", limit=0.002, **how).run()
+    planned = Course(tmp_path / "planned", factor=lambda step: 0.5 if step >= STEPS else 1.0, **how).run()
+    assert moving(went) == moving(planned)
 
 
 @pytest.mark.parametrize("guard", [None, Lagging])
