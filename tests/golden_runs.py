@@ -2,7 +2,7 @@
 
     python -m tests.golden_runs                     this working tree against tests/golden_runs.json; exit code 1 if a curve moved
     python -m tests.golden_runs --write             measure anew, replace the file, say which curves moved and by how much
-    python -m tests.golden_runs <revision> <revision>   two git revisions, bit for bit; `.` is the working tree as it is
+    python -m tests.golden_runs <revision> <revision>   two git revisions, losses and weights to the bit; `.` is the working tree
 
 A change that moves a curve has to say so in CHANGELOG.md, with `--write` in the same commit. Two equal revisions are the licence
 for `dvc commit`: what was trained by one is what the other would train.
@@ -35,6 +35,7 @@ from stages.lib.core import files, load
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.everything import Everything
 from stages.lib.training import rehearsal, took, trial
+from stages.lib.training.checkpoint import Keeper
 from tests.workspace import edit
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,13 @@ TREE = ("stages", "dvc.yaml", "params.yaml", "data/expectations")
 PREFIX = "tutelage-golden-"
 SYSTEM = {"device": "cpu", "threads": 1, "ranks": 1, "log_steps": 1, "log_seconds": 1e9, "checkpoint_seconds": 1e9}
 """Speed only; a row of the log for every step."""
-TOLERANCE = {"teacher": 1e-3, "pretrain": 1e-3, "distill": 1e-3, "finetune": 1e-3, "transfer": 1e-3}
+TOLERANCE = 1e-5
+"""Relative difference of a loss that rounding may make: another vector width, number of threads or choice of kernels moved the
+transformers' curves by at most XXX, a learning rate 1 % higher by 2e-4 to 2e-2 (seen on one machine; docs/reliability.md)."""
+HELD = {"teacher": 15}
+"""Steps of a curve held so closely, where not all are: batch norm at a high rate doubles rounding with every step from there on."""
+LOOSE = 0.1
+"""For steps after those."""
 MOVED = (
     "A change that moves a training curve must say so in CHANGELOG.md. If it is meant, run `python -m tests.golden_runs --write` "
     "and write there what moved; if it is not, it changed what is trained."
@@ -129,17 +136,28 @@ def kernels_of(folder: Path, stage: str) -> str:
     return " ".join(found)
 
 
-def compared(stage: str, one: Curve, other: Curve, tolerance: float = 0.0) -> Row:
-    """Where and how far two curves part; tolerance 0: at the first bit."""
+def compared(stage: str, one: Curve, other: Curve, allowed: Sequence[float] | None = None) -> Row:
+    """Where and how far two curves part. allowed: relative difference, by step; None: not a bit."""
     apart = [abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in zip(one, other, strict=True)]
-    beyond = [step for step, difference in enumerate(apart, 1) if not difference <= tolerance]  # NaN is beyond
+    limits = allowed or [0.0] * len(apart)
+    beyond = [
+        step
+        for step, (difference, limit) in enumerate(zip(apart, limits, strict=True), 1)
+        if not difference <= limit  # NaN is beyond
+    ]
     return Row(stage, beyond[0] if beyond else None, max(apart))
+
+
+def allowed(stage: str) -> list[float]:
+    """What rounding may do to a curve, by step."""
+    held = HELD.get(stage, STEPS)
+    return [TOLERANCE] * held + [LOOSE] * (STEPS - held)
 
 
 def against_file(curves: Mapping[str, Curve]) -> list[Row]:
     """These curves beside those that are kept."""
     kept = json.loads(FILE.read_text())["curves"]
-    return [compared(stage, kept[stage], curve, TOLERANCE[stage]) for stage, curve in curves.items()]
+    return [compared(stage, kept[stage], curve, allowed(stage)) for stage, curve in curves.items()]
 
 
 def in_process(folder: Path, module: str, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
@@ -148,7 +166,7 @@ def in_process(folder: Path, module: str, arguments: Sequence[str], variables: M
     kept = {name: value for name, value in os.environ.items() if not name.startswith(apart)}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(
-        command, cwd=folder, env=kept | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=folder, env={**kept, **variables}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     refuse_unless_tried(module, done.returncode, done.stdout, trial.STEPS in variables)
 
@@ -182,15 +200,13 @@ def write(curves: Mapping[str, Curve]) -> list[str]:
     old = json.loads(FILE.read_text())["curves"] if FILE.exists() else {}
     lines = []
     for stage, curve in curves.items():
-        row = compared(stage, old[stage], curve) if stage in old else None
-        moved = row and row.difference > TOLERANCE[stage]
-        how = (
-            "is new"
-            if row is None
-            else f"{'MOVED' if moved else 'did not move'} (largest difference {row.difference:.1e})"
-        )
-        lines.append(f"{stage}: {how}")
-    content = {"about": f"Loss of the first {STEPS} steps. {MOVED}", "curves": old | dict(curves)}
+        if stage not in old:
+            lines.append(f"{stage}: is new")
+            continue
+        row = compared(stage, old[stage], curve, allowed(stage))
+        how = "did not move" if row.equal else f"MOVED from step {row.first} on"
+        lines.append(f"{stage}: {how} (largest difference {row.difference:.1e})")
+    content = {"about": f"Loss of the first {STEPS} steps. {MOVED}", "curves": {**old, **curves}}
     with files.replace(FILE) as temporary:
         temporary.write_text(_one_curve_a_line(content))
     return lines
@@ -202,7 +218,10 @@ def _one_curve_a_line(content: Mapping[str, Any]) -> str:
 
 
 def revisions(one: str, other: str, stages: Sequence[str], run: Run = in_process) -> list[Row]:
-    """Two revisions over the same data, bit for bit. Raises Failed where the first cannot make it, or a revision is none."""
+    """Two revisions over the same data, bit for bit, weights after the last step too.
+
+    Raises Failed where the first cannot make it, or a revision is none.
+    """
     with _workplace() as place:
         params = []
         for name, revision in (("one", one), ("other", other)):
@@ -217,17 +236,40 @@ def revisions(one: str, other: str, stages: Sequence[str], run: Run = in_process
 
 def _both(place: Path, stage: str, params: Sequence[Everything], run: Run) -> Row:
     """One stage of both revisions."""
-    curves = []
+    curves: list[Curve] = []
     for name, one in zip(("one", "other"), params, strict=True):
         try:
             curves.append(measured(place / name, stage, one, run))
         except Failed as failed:
             return Row(stage, None, float("nan"), f"the {'first' if name == 'one' else 'second'} failed: {failed}")
-    row = compared(stage, *curves)
+    row = compared(stage, curves[0], curves[1])
     chosen = [kernels_of(place / name, stage) for name in ("one", "other")]
     if chosen[0] != chosen[1] and not row.equal:
         return Row(stage, row.first, row.difference, "with other kernels, so last bits may differ; compare again")
+    if row.equal and (names := differing(*(weights(place / name, stage) for name in ("one", "other")))):
+        return Row(
+            stage, None, 0.0, f"equal losses, but after step {STEPS} these weights differ: {', '.join(names[:4])}"
+        )
     return row
+
+
+def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    """What the stage trained, as its checkpoint after the last step has it."""
+    (run,) = {path.parents[1] for path in (folder / "data/runs").glob(f"{stage}*/*/checkpoints/step-*.pt")}
+    state = Keeper(run, 1e9, 2).restore(torch.device("cpu"))
+    if state is None or state["step"] != STEPS:
+        raise Failed(f"{stage} left no checkpoint after step {STEPS}")
+    found: dict[str, torch.Tensor] = state["objective"]
+    return found
+
+
+def differing(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of tensors that are not the same bits."""
+    return sorted(
+        name
+        for name in one.keys() | other.keys()
+        if name not in one or name not in other or not torch.equal(one[name], other[name])
+    )
 
 
 def unpacked(revision: str, tree: Path) -> Path:
@@ -293,7 +335,7 @@ def _do(pair: Sequence[str], writes: bool, stages: Sequence[str]) -> int:
     if writes:
         print("\n".join([*write(measure(stages)), MOVED]))  # noqa: T201
         return 0
-    rows = revisions(*pair, stages) if pair else against_file(measure(stages))
+    rows = revisions(pair[0], pair[1], stages) if pair else against_file(measure(stages))
     print(table(rows))  # noqa: T201
     if all(row.equal for row in rows):
         return 0

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages.lib.params.everything import Everything
 from tests import golden_runs
@@ -83,7 +84,7 @@ def changed(stage: str, params: Everything) -> list[dict[str, object]]:
 def test_curve__of_a_rate_one_percent_higher_is_another(place: Place) -> None:
     """Negative control."""
     row = place.beside_the_file("distill", changed("distill", place.params)[0])
-    assert not row.equal and row.difference > 2 * TOLERANCE["distill"]
+    assert row.first is not None and row.first <= 4 and row.difference > 10 * TOLERANCE
 
 
 @pytest.mark.slow
@@ -93,7 +94,7 @@ def test_curve__of_every_stage_is_what_it_was_and_of_another_recipe_is_not(every
     assert row.equal, f"{golden_runs.table([row])}\n{MOVED}"
     for changes in changed(stage, every_place.params):
         other = every_place.beside_the_file(stage, changes)
-        assert not other.equal and other.difference > 2 * TOLERANCE[stage], changes
+        assert other.first is not None and other.first <= 10 and other.difference > 10 * TOLERANCE, changes
 
 
 def test_losses__are_the_steps_own_to_the_last_bit() -> None:
@@ -108,8 +109,14 @@ def test_compared__finds_the_first_step_and_the_largest_difference() -> None:
     assert golden_runs.compared("x", [1.0, 2.0, 4.0], [1.0, 2.0, 4.0]).equal
     row = golden_runs.compared("x", [1.0, 2.0, 4.0], [1.0, 2.0 + 2**-22, 3.0])
     assert (row.first, row.difference, row.equal) == (2, 0.25, False)
-    assert golden_runs.compared("x", [1.0, 2.0], [1.0, 2.0002], 1e-3).equal
-    assert golden_runs.compared("x", [1.0, 2.0], [1.0, float("nan")], 1e-3).first == 2
+    assert golden_runs.compared("x", [1.0, 2.0], [1.0, 2.0002], [1e-3, 1e-3]).equal
+    assert golden_runs.compared("x", [1.0, 2.0], [1.0, float("nan")], [1e-3, 1e-3]).first == 2
+
+
+def test_differing__names_what_is_not_the_same_bits() -> None:
+    one = {"a": torch.ones(2), "b": torch.ones(2), "c": torch.ones(1)}
+    other = {"a": torch.ones(2), "b": torch.tensor([1.0, 1.0 + 2**-23]), "d": torch.ones(1)}
+    assert golden_runs.differing(one, one) == [] and golden_runs.differing(one, other) == ["b", "c", "d"]
 
 
 def test_write__says_what_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +124,7 @@ def test_write__says_what_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     one = [1.0 + step for step in range(STEPS)]
     assert golden_runs.write({"teacher": one, "pretrain": one}) == ["teacher: is new", "pretrain: is new"]
     said = golden_runs.write({"teacher": [*one[:-1], 2.0], "pretrain": one})
-    assert said[0].startswith("teacher: MOVED (largest difference 9.3e-01)")
+    assert said[0] == "teacher: MOVED from step 30 on (largest difference 9.3e-01)"
     assert said[1] == "pretrain: did not move (largest difference 0.0e+00)"
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert kept["curves"]["teacher"][-1] == 2.0 and "CHANGELOG.md" in kept["about"]

@@ -1,8 +1,11 @@
 """A small run that can be made to diverge at a known step, in this process or in two."""
 
 import datetime
+import hashlib
+import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,32 +145,68 @@ def keys(epoch: int, positions: Sequence[int]) -> list[str]:
     return [f"e{epoch}p{position}" for position in positions]
 
 
-def one_of_two(index: int, folder: str, poisoned: list[int]) -> None:
-    """Process `index` of a pair that meets in a file; leaves with 3 and what was refused on its stderr."""
+def too_fast(course: Course, limit: float) -> Course:
+    """Let step BAD diverge wherever its rate is above a limit: something a lower rate cures."""
+
+    def spoiled(loss: Tensor, batch: Points) -> Tensor:
+        fast = course.trained.optimizer.param_groups[0]["lr"] > limit
+        return loss * float("nan") if batch.step == BAD and fast else loss
+
+    course.trained.objective.spoil = spoiled  # type: ignore[assignment]
+    return course
+
+
+def halved(step: int) -> float:
+    """Of the rate, from epoch 1 on: what one rewind makes of it."""
+    return 0.5 if step >= STEPS else 1.0
+
+
+def stopped(folder: Path) -> Course:
+    """The last process's third image is NaN."""
+    return Course(folder, poisoned=(8,))
+
+
+def stopped_by_the_first(folder: Path) -> Course:
+    return Course(folder, poisoned=(2,))
+
+
+def went_back(folder: Path) -> Course:
+    return too_fast(Course(folder, divergence=Divergence(rewinds=1)), 0.02)
+
+
+def as_planned(folder: Path) -> Course:
+    return Course(folder, factor=halved)
+
+
+def one_of_two(index: int, folder: str, course: Callable[[Path], Course]) -> None:
+    """Process `index` of a pair that meets in a file; says how it ended, and the digest of its weights."""
     os.environ.update(RANK=str(index), WORLD_SIZE="2")
+    torch.set_num_threads(1)
     patience = datetime.timedelta(seconds=60)
     processes.join(dist.FileStore(f"{folder}/meet", 2), torch.device("cpu"), patience)
-    course = Course(Path(folder), poisoned=tuple(poisoned))
+    one, said = course(Path(folder)), "finished"
     try:
-        course.run()
+        one.run()
     except Refusal as refusal:
-        finite = all(bool(torch.isfinite(weight).all()) for weight in course.trained.objective.parameters())
-        steps = course.trained.step
-        sys.stderr.write(f"process {index} after {steps} steps, weights finite: {finite}: {refusal}\n")
-        sys.stderr.flush()
-        os._exit(3)
+        said = str(refusal)
+    weights = b"".join(weight.detach().numpy().tobytes() for weight in one.trained.objective.parameters())
+    ending = {"said": said, "steps": one.trained.step, "weights": hashlib.sha256(weights).hexdigest()}
+    Path(folder, f"ending-{index}.json").write_text(json.dumps(ending))
 
 
-def pair(folder: str, poisoned: list[int]) -> None:
-    """Both, in forks of this fork (tests/forks.py); leaves with 0 if both refused."""
+def pair(folder: str, course: str) -> None:
+    """Both, in forks of this fork (tests/forks.py); the name of one of the functions above."""
     children = []
     for index in range(2):
         if child := os.fork():
             children.append(child)
             continue
         try:
-            one_of_two(index, folder, poisoned)
+            one_of_two(index, folder, globals()[course])
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(0)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    sys.stdout.write(f"codes {codes}\n")
+    for child in children:
+        os.waitpid(child, 0)

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.divergence import Diverged, Lagging
 from stages.lib.training.loop import Trained
 from tests.forks import Forks
-from tests.training.diverging import BAD, BATCH, EPOCHS, STEPS, Course, Killed, Points
+from tests.training.diverging import BAD, BATCH, EPOCHS, STEPS, Course, Killed, Points, halved, too_fast
 from tests.workspace import SET, edit
 
 STEP = BAD + 1  # as it is told, counted from 1
@@ -155,7 +154,7 @@ def test_gpu__stands_still_and_goes_back(tmp_path: Path, optimizer: str, precisi
     assert "the loss became nan at step 7 of 15" in said and "'e1p12' at position 12" in said
     assert course.trained.step > BAD and moving(course.trained) == before(tmp_path, **how)
     went = healing(tmp_path / "went", limit=0.002, **how).run()
-    planned = Course(tmp_path / "planned", factor=lambda step: 0.5 if step >= STEPS else 1.0, **how).run()
+    planned = Course(tmp_path / "planned", factor=halved, **how).run()
     assert moving(went) == moving(planned)
 
 
@@ -179,40 +178,36 @@ def test_fit__watching_changes_no_bit_of_a_healthy_run(tmp_path: Path, guard: An
     assert mine == theirs
 
 
-@pytest.mark.parametrize("poisoned", [[8], [2]])
-def test_fit__one_process_with_a_bad_loss_stops_both(forks: Forks, tmp_path: Path, poisoned: list[int]) -> None:
-    """Two processes of six images each: the same words from both, the images of the one that met them, no step made."""
-    ended = forks.run("tests.training.diverging:pair", str(tmp_path), poisoned, folder=tmp_path, kill_after=60)
-    assert "codes [3, 3]" in ended.output, ended.output
-    told = [line.partition(": ")[2] for line in ended.output.splitlines() if line.startswith("process ")]
-    assert len(told) == 2 and told[0].partition(": ")[2] == told[1].partition(": ")[2]
-    assert all("weights finite: True" in line or line.startswith("small") for line in ended.output.splitlines()[:1])
-    whose = poisoned[0] // 6
+def both(forks: Forks, folder: Path, course: str) -> list[dict[str, Any]]:
+    """How two processes of six images each ended, by the name of what they train."""
+    folder.mkdir()
+    ended = forks.run("tests.training.diverging:pair", str(folder), course, folder=folder, kill_after=60)
+    paths = [folder / f"ending-{index}.json" for index in range(2)]
+    assert all(path.exists() for path in paths), ended.output
+    return [json.loads(path.read_text()) for path in paths]
+
+
+@pytest.mark.parametrize(("course", "whose"), [("stopped", 1), ("stopped_by_the_first", 0)])
+def test_fit__one_process_with_a_bad_loss_stops_both(forks: Forks, tmp_path: Path, course: str, whose: int) -> None:
+    """The same words from both, the images of the one that met them; no step made, and both have the same weights."""
+    one, other = both(forks, tmp_path / "two", course)
+    assert one == other and one["steps"] == BAD
     first = 12 + 6 * whose
-    assert f"the loss became nan at step 7 of 15 (epoch 1, counted from 0), in process {whose} of 2;" in ended.output
     shown = ", ".join(f"'e1p{place}' at position {place}" for place in range(first, first + 6))
-    assert f"{shown}." in ended.output
-    assert saved_step(tmp_path) == BAD
+    assert f"nan at step 7 of 15 (epoch 1, counted from 0), in process {whose} of 2; learning rate 0.07." in one["said"]
+    assert f"The images of the pass: {shown}." in one["said"]
+    assert saved_step(tmp_path / "two") == BAD
 
 
-def too_fast(limit: float) -> Callable[[Course], None]:
-    """Let step BAD diverge wherever its rate is above a limit: something a lower rate cures."""
-
-    def spoil(course: Course) -> None:
-        def spoiled(loss: Tensor, batch: Points) -> Tensor:
-            fast = course.trained.optimizer.param_groups[0]["lr"] > limit
-            return loss * float("nan") if batch.step == BAD and fast else loss
-
-        course.trained.objective.spoil = spoiled  # type: ignore[assignment]
-
-    return spoil
+def test_rewind__two_processes_go_back_together(forks: Forks, tmp_path: Path) -> None:
+    """Known answer, as for one process below: half the rate from epoch 1 on."""
+    went, planned = (both(forks, tmp_path / course, course) for course in ("went_back", "as_planned"))
+    assert went[0] == went[1] == planned[0] == planned[1] and went[0]["said"] == "finished"
 
 
 def healing(folder: Path, limit: float = 0.02, divergence: Divergence = BACK, **course: Any) -> Course:
     """The rate of step BAD is 0.07 times its group's 0.5: two halvings bring it below 0.01, one below 0.02."""
-    made = Course(folder, divergence=divergence, **course)
-    too_fast(limit)(made)
-    return made
+    return too_fast(Course(folder, divergence=divergence, **course), limit)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -225,7 +220,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def test_rewind__goes_on_from_the_epochs_end_with_half_the_rate(tmp_path: Path, guard: Any) -> None:
     """Known answer: a run whose plan has half the rate from epoch 1 on, and which never diverges."""
     went = healing(tmp_path / "went", guard=guard).run()
-    planned = Course(tmp_path / "planned", guard=guard, factor=lambda step: 0.5 if step >= STEPS else 1.0).run()
+    planned = Course(tmp_path / "planned", guard=guard, factor=halved).run()
     assert moving(went) == moving(planned)
     assert [row.pop("rewinds") for row in went.history] == [0, 1, 1]
     assert went.history == planned.history

@@ -73,7 +73,9 @@ def _what(path: Path) -> str:
         inputs = []
     sets = [Path(name).stem for name in inputs if name.startswith("data/index/")]
     about = f"of {sets[0]}" if sets else ""
-    return " ".join(part for part in (f"checkpoint after step {max(steps)}" if steps else "no checkpoint", about) if part)
+    return " ".join(
+        part for part in (f"checkpoint after step {max(steps)}" if steps else "no checkpoint", about) if part
+    )
 
 
 def holder(path: Path) -> str:
