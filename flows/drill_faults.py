@@ -132,7 +132,7 @@ def shard_cut(ground: Ground) -> Found:
     struck = time.monotonic()
     gate = ground.repro(f"validate-shards@{SET}").start().ending()
     problems = [] if gate.code == 2 and tar.name in gate.reason else [f"the gate says: {gate.reason}"]
-    repaired = ground.trial([sys.executable, "-m", "stages.shard", SET, "--repair"]).start().ending()
+    repaired = ground.trial([sys.executable, "-m", "stages.shard", "--repair", SET]).start().ending()
     problems += [] if repaired.code == 0 else [f"repairing says: {repaired.reason}"]
     again = ground.repro(f"validate-shards@{SET}", alone=False).start()
     problems += [] if again.ending().code == 0 else [f"afterwards the gate says: {again.ending().reason}"]
