@@ -4,6 +4,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +121,35 @@ def test_measured__leaves_blocks_random_numbers_and_products_as_they_were(precis
     assert torch.equal(random, torch.get_rng_state()) and torch.get_float32_matmul_precision() == "highest"
     assert all(torch.equal(a, b) for a, b in zip(weights, some.blocks.parameters(), strict=True))
     assert all(weight.grad is None for weight in some.blocks.parameters())
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "ways"),
+    [("cuda", "fp32", ("plain",))] + [(*pair, ("fused", "plain")) for pair in (("cuda", "bf16"), ("cpu", "fp32"), ("cpu", "bf16"))],
+)  # fmt: skip
+def test_repeatable__single_precision_on_a_gpu_is_never_fused(
+    device: str, precision: Any, ways: tuple[str, ...]
+) -> None:
+    """Its gradients differed from one backward pass to the next on an H200."""
+    assert transformer_kernels.repeatable(torch.device(device), precision) == ways
+
+
+@pytest.mark.parametrize("ways", [("plain",), ("fused", "plain")])
+def test_prepare__takes_no_way_that_is_not_repeatable(
+    run: Run, monkeypatch: pytest.MonkeyPatch, ways: tuple[str, ...]
+) -> None:
+    """Neither measured nor taken from the machine's memory. Negative control: what repeats is taken from there."""
+    some, tried = part(), set[str]()
+    sizes = ["cpu", "fp32", 8, {"blocks": some.sizes}]
+    kernel_memory.remember(kernels.signature(sizes), {"attention.blocks": "fused", "matmul": "default"})
+    step = transformer_kernels._step
+    monkeypatch.setattr(transformer_kernels, "repeatable", lambda *_: ways)
+    monkeypatch.setattr(transformer_kernels, "_step", lambda *args: tried.add(args[3]) or step(*args))
+    cfg, system = SimpleNamespace(precision="fp32", compile=False), SimpleNamespace(checkpoint_activations=False)
+    transformer_kernels.prepare(run, {"blocks": some}, cfg, 8, system)  # type: ignore[arg-type]
+    fused = "fused" in ways
+    assert [block.attn.fused_attn for block in some.blocks] == [fused, fused]
+    assert tried == (set() if fused else {"plain"})
 
 
 def test_use__sets_every_block_and_this_process() -> None:
