@@ -89,17 +89,20 @@ def test_full_recipe__killed_around_the_end_of_an_epoch(
         resumed(forks, whole, tmp_path / str(number), stage, point, call)
 
 
-def test_full_recipe__killed_twice_with_other_workers_each_time(
+def test_full_recipe__killed_twice_with_other_workers_and_threads_each_time(
     trained: Callable[[str], Path], forks: Forks, tmp_path: Path
 ) -> None:
-    """While validating after the first epoch, then in a step of the next; one loader thread, then three, then none."""
+    """While validating after the first epoch, then in a step of the next. One loader thread, then three, then none; the compute
+    threads are those of the start, and it is said.
+    """
     whole = trained("distill")
     folder = fresh_copy(whole, tmp_path / "p", "distill")
     for workers, kill_at in ((1, [killed.VALIDATE, 1]), (3, [killed.OPTIMIZER, 2])):
         edit(folder, {"system.workers": workers})
         assert run(forks, folder, "distill", kill_at).code == KILL
-    edit(folder, {"system.workers": 0, "system.prefetch": 1})
-    assert "continuing after step 4" in finished(forks, folder, "distill")
+    edit(folder, {"system.workers": 0, "system.prefetch": 1, "system.threads": 2})
+    output = finished(forks, folder, "distill")
+    assert "continuing after step 4" in output and "keeping this run's device and threads" in output
     assert differences(left(folder, "distill"), left(whole, "distill")) == []
 
 
