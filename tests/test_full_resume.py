@@ -1,15 +1,22 @@
 """The full recipe, killed anywhere: weights, optimizer, EMA, history and log end with the bits of a run left alone (CPU)."""
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from stages.lib.core.ranks import Rank
+from stages.lib.data.batches import batches
 from tests import killed
+from tests.data.test_batches import STEPS, digest, stream
 from tests.forks import Forks
 from tests.full_recipe import STAGES, differences, finished, fresh_copy, left, rows, run, switch_on
-from tests.workspace import edit
+from tests.test_ranks import ROUNDING, STUDENT, apart, follow, same_curve
+from tests.workspace import SET, edit, start, workers
+from tests.workspace import run as execute
 
 KILL = -9
 POINTS = (killed.OPTIMIZER, killed.ROW, killed.SAVE, killed.RENAMED)
@@ -97,8 +104,8 @@ def test_full_recipe__killed_twice_with_other_workers_and_threads_each_time(
     """
     whole = trained("distill")
     folder = fresh_copy(whole, tmp_path / "p", "distill")
-    for workers, kill_at in ((1, [killed.VALIDATE, 1]), (3, [killed.OPTIMIZER, 2])):
-        edit(folder, {"system.workers": workers})
+    for threads, kill_at in ((1, [killed.VALIDATE, 1]), (3, [killed.OPTIMIZER, 2])):
+        edit(folder, {"system.workers": threads})
         assert run(forks, folder, "distill", kill_at).code == KILL
     edit(folder, {"system.workers": 0, "system.prefetch": 1, "system.threads": 2})
     output = finished(forks, folder, "distill")
@@ -123,3 +130,51 @@ def test_full_recipe__a_resume_that_forgets_is_seen(
         assert not any(name.startswith("state/objective") for name in found), found
     else:
         assert "rows" in found
+
+
+@pytest.mark.parametrize("stopped", [1, 8, 9, 10])
+def test_batches__two_processes_and_then_one_see_the_positions_of_one(project: Path, stopped: int) -> None:
+    """Every byte of every batch, in order: up to step `stopped` by two processes, the rest by one. An epoch has nine steps."""
+    parts = [list(batches(stream(project), 0, stopped, Rank(rank, 2), 1, 2)) for rank in range(2)]
+    rest = list(batches(stream(project), stopped, STEPS, Rank(), 3, 2))
+    whole = list(batches(stream(project), 0, STEPS, Rank(), 0, 1))
+    assert digest(*parts) == digest(whole[:stopped]) and digest(rest) == digest(whole[stopped:])
+    seen = [torch.cat([batch.positions for batch in together]) for together in zip(*parts, strict=True)]
+    seen += [batch.positions for batch in rest]
+    assert [positions.tolist() for positions in seen] == [batch.positions.tolist() for batch in whole]
+    off = list(batches(stream(project), stopped - 1, STEPS - 1, Rank(), 0, 1))
+    assert digest(off) != digest(whole[stopped:])  # control: one step off
+
+
+@pytest.mark.slow
+def test_full_recipe__two_processes_and_then_one_are_one_to_rounding(
+    trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Mixing groups of 16, so that two processes have three each. Killed outright, launcher and all, and gone on with alone."""
+    folders = [fresh_copy(trained("distill"), tmp_path / name, "distill") for name in ("one", "two")]
+    for folder, ranks in zip(folders, (1, 2), strict=True):
+        edit(folder, {"train.views.mix_group": 16, "system.ranks": ranks, "system.device_batch": 16})
+    one, two = folders
+    execute(one, "stages.distill", SET)
+    process = start(two, "stages.distill", SET)
+    follow(process, "step 5 of")
+    both = workers(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    until_gone(both)
+    edit(two, {"system.ranks": 1, "system.workers": 0})
+    output = execute(two, "stages.distill", SET)
+    assert "there were 2 processes, now there are 1" in output
+    assert same_curve(one, two, "student") and apart(one, two, STUDENT) < ROUNDING
+    other = fresh_copy(one, tmp_path / "control", "distill")
+    edit(other, {"train.views.seed": 1})
+    execute(other, "stages.distill", SET)
+    assert not same_curve(one, other, "student")
+
+
+def until_gone(processes: list[int]) -> None:
+    """Workers whose launcher was killed leave within their grace; the lease is theirs until then."""
+    end = time.monotonic() + 90
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        assert time.monotonic() < end
+        time.sleep(0.2)

@@ -5,6 +5,8 @@ Of several processes the first one speaks for all.
 
 import json
 import logging
+import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -67,6 +69,11 @@ class Journal:
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
 
+    def settle(self) -> None:
+        """Let a power cut leave the rows so far; before a checkpoint, whose resume does not write them again."""
+        if not self.mute:
+            os.fsync(self.rows.fileno())
+
     def seen(self, step: int, numbers: dict[str, float]) -> None:
         """What validation after `step` steps found, for TensorBoard; the history is where it is kept."""
         for name, value in numbers.items() if not self.mute else ():
@@ -105,12 +112,17 @@ def speed(rates: dict[str, float]) -> str:
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the rows of metrics.jsonl past `step`, and a last line cut short by a kill."""
+    """Drop the rows of metrics.jsonl past `step`, and what a kill or a power cut left of a line."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
-            kept.append(line)
+    kept = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if _step_of(line) <= step]
     with files.replace(path) as temporary:
         temporary.write_text("".join(kept))
+
+
+def _step_of(line: str) -> float:
+    """Of a whole row; of anything else a step that never comes."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -213,6 +213,7 @@ def fit(
                 trained.bring_home()
                 trained.refuse_bad_weights()  # the loss is computed before the update, so finite losses prove too little
                 with took.aside("saving"):
+                    journal.settle()
                     keeper.save(trained.step, trained.state())
                 took.write()
             if signum is not None or trained.step == tried:
