@@ -75,12 +75,12 @@ class Keeper:
         """Checkpoints, newest first, without those set aside."""
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
 
-    def _newest(self) -> memoryview | None:
+    def _newest(self) -> bytes | None:
         """Of the checkpoints here, the first that verifies."""
         there = self.all()
         for path in there:
-            data = path.read_bytes()
-            payload, digest = memoryview(data)[:-DIGEST], data[-DIGEST:]
+            with path.open("rb") as file:
+                payload, digest = file.read(max(0, path.stat().st_size - DIGEST)), file.read()
             if hashlib.sha256(payload).hexdigest().encode() == digest:
                 return payload
             self._set_aside(path)
