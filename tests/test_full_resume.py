@@ -72,13 +72,13 @@ def test_full_recipe__killed_at_four_random_steps_ends_bit_for_bit(
         resumed(forks, whole, tmp_path / str(number), stage, point, step, seconds)
 
 
-def test_full_recipe__distill_killed_at_a_random_step_ends_bit_for_bit(
+def test_full_recipe__pretrain_killed_at_a_random_step_ends_bit_for_bit(
     trained: Callable[[str], Path], forks: Forks, tmp_path: Path
 ) -> None:
-    """The thin slice of the test above."""
-    whole = trained("distill")
-    step = random.randint(2, len(rows(whole, "distill")) - 1)
-    assert "continuing after step" in resumed(forks, whole, tmp_path / "p", "distill", killed.OPTIMIZER, step)
+    """The thin slice of the test above; masks, passes and all."""
+    whole = trained("pretrain")
+    step = random.randint(2, len(rows(whole, "pretrain")) - 1)
+    assert "continuing after step" in resumed(forks, whole, tmp_path / "p", "pretrain", killed.OPTIMIZER, step)
 
 
 @pytest.mark.slow

@@ -85,7 +85,11 @@ class Keeper:
                 return payload
             self._set_aside(path)
         if there:
-            log.error("NO CHECKPOINT IS LEFT that verifies, of %d in %s: training starts over", len(there), self.folder)
+            log.error(
+                "NO CHECKPOINT IS LEFT that verifies, of %d in %s: without another, training starts over",
+                len(there),
+                self.folder,
+            )
         return None
 
     def _set_aside(self, path: Path) -> None:
