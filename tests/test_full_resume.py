@@ -1,5 +1,6 @@
 """The full recipe, killed anywhere: weights, optimizer, EMA, history and log end with the bits of a run left alone (CPU)."""
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -97,18 +98,35 @@ def test_full_recipe__killed_around_the_end_of_an_epoch(
         resumed(forks, whole, tmp_path / str(number), stage, point, call)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [killed.SAVE, killed.ROW])
+def test_full_recipe__out_of_room_it_ends_with_a_sentence_and_goes_on(
+    call: str, trained: Callable[[str], Path], forks: Forks, tmp_path: Path
+) -> None:
+    """From its fifth checkpoint or row on no file may grow beyond 16 KiB: nothing hangs, what was saved stays."""
+    whole = trained("pretrain")
+    folder = fresh_copy(whole, tmp_path / "p", "pretrain")
+    ended = run(forks, folder, "pretrain", [call, 5, 1 << 14])
+    assert ended.code == 1, ended.output
+    told = json.loads((folder / f"data/runs/pretrain@{SET}/last_exit.json").read_text())
+    assert told["retryable"] and "a file may not become as large as" in told["reason"], told
+    assert "the same command continues" in told["reason"] and "Traceback" not in ended.output
+    assert "continuing after step 4 of 9" in finished(forks, folder, "pretrain")
+    assert differences(left(folder, "pretrain"), left(whole, "pretrain")) == []
+
+
 def test_full_recipe__killed_twice_with_other_workers_and_threads_each_time(
     trained: Callable[[str], Path], forks: Forks, tmp_path: Path
 ) -> None:
-    """While validating after the first epoch, then in a step of the next. One loader thread, then three, then none; the compute
-    threads are those of the start, and it is said.
+    """While validating after the first epoch, then in a step of the next. One loader thread, then three, then none; compute threads
+    and passes are those of the start, and it is said.
     """
     whole = trained("distill")
     folder = fresh_copy(whole, tmp_path / "p", "distill")
     for threads, kill_at in ((1, [killed.VALIDATE, 1]), (3, [killed.OPTIMIZER, 2])):
         edit(folder, {"system.workers": threads})
         assert run(forks, folder, "distill", kill_at).code == KILL
-    edit(folder, {"system.workers": 0, "system.prefetch": 1, "system.threads": 2})
+    edit(folder, {"system.workers": 0, "system.prefetch": 1, "system.threads": 2, "system.device_batch": 0})
     output = finished(forks, folder, "distill")
     assert "continuing after step 4" in output and "keeping this run's device and threads" in output
     assert differences(left(folder, "distill"), left(whole, "distill")) == []
