@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all; a damaged newest falls back to the one before, and says so; what saving may cost."""
 
+import errno
 import io
 import logging
 import os
@@ -114,6 +115,28 @@ def test_restore__a_bit_flipped_at_100_places_the_one_before_is_found(
         flipped = bytearray(whole)
         flipped[place] ^= 1 << random.randrange(8)
         the_one_before(tmp_path, bytes(flipped), caplog)
+
+
+@pytest.mark.parametrize(("fault", "found"), [(errno.EIO, 1), (errno.EACCES, None)])
+def test_restore__on_a_bad_sector_the_one_before_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, found: int | None
+) -> None:
+    """Control: where reading is only forbidden, a person can help, and nothing is set aside."""
+    two(tmp_path)
+    opened = Path.open
+
+    def unreadable(self: Path, *arguments: Any, **named: Any) -> Any:
+        if self.name == "step-0000000002.pt":
+            raise OSError(fault, os.strerror(fault), str(self))
+        return opened(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", unreadable)
+    if found:
+        assert (keeper(tmp_path).restore(CPU) or {})["step"] == found
+        return
+    with pytest.raises(PermissionError):
+        keeper(tmp_path).restore(CPU)
+    assert len(keeper(tmp_path).all()) == 2
 
 
 def test_restore__without_the_sum_a_flipped_bit_would_be_loaded(tmp_path: Path) -> None:
