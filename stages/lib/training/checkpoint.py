@@ -96,8 +96,8 @@ class Keeper:
         aside = path.with_name(f"damaged-{path.name}")
         path.rename(aside)
         log.warning(
-            "checkpoint %s is damaged (its sha256 does not match, or the disk cannot read it); it is kept as %s, remove it if you have no use for it; "
-            "trying the one before",
+            "checkpoint %s is damaged (its sha256 does not match, or the disk cannot read it); it is kept as %s, remove it if "
+            "you have no use for it; trying the one before",
             path,
             aside.name,
         )
