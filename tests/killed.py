@@ -12,6 +12,7 @@ from typing import Any
 OPTIMIZER = "torch.optim.adamw:AdamW.step"
 ROW = "stages.lib.training.journal:Journal.row"
 SAVE = "stages.lib.training.checkpoint:Keeper.save"
+WRITE = "stages.lib.training.checkpoint:_Hashing.write"
 RENAMED = "stages.lib.core.files:flush_folder"
 VALIDATE = "stages.lib.training.classifier:validate"
 PICTURE = "stages.lib.training.journal:Journal.picture"

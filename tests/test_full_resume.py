@@ -20,8 +20,10 @@ from tests.workspace import SET, edit, start, workers
 from tests.workspace import run as execute
 
 KILL = -9
-POINTS = (killed.OPTIMIZER, killed.ROW, killed.SAVE, killed.RENAMED)
-"""In the middle of a step, after it, before its checkpoint, and while that is being written (this last one also at other files)."""
+POINTS = (killed.OPTIMIZER, killed.ROW, killed.SAVE, killed.WRITE)
+"""In the middle of a step, after it, before its checkpoint, and while that is being written."""
+PIECES = 30
+"""A checkpoint is written in at least twice as many."""
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,10 @@ def resumed(forks: Forks, whole: Path, folder: Path, stage: str, point: str, num
     said = f"{stage}, killed at call {number} of {point}, checkpoints every {seconds} s"
     ended = run(forks, folder, stage, [point, number])
     assert ended.code == KILL, f"{said}: {ended.output}"
-    output = finished(forks, folder, stage)
+    second = run(forks, folder, stage)
+    assert second.code == 0, f"{said}: {second.output}"
     assert differences(left(folder, stage), left(whole, stage)) == [], said
-    return output
+    return second.output
 
 
 @pytest.mark.slow
@@ -67,10 +70,12 @@ def test_full_recipe__killed_at_four_random_steps_ends_bit_for_bit(
     whole = trained(stage)
     steps, draw = len(rows(whole, stage)), random.Random()
     for number, point in enumerate(POINTS):
-        step, seconds = draw.randint(2, steps - 1), draw.choice([0.0, 0.02, 0.1])
+        call, seconds = draw.randint(2, steps - 1), draw.choice([0.0, 0.02, 0.1])
+        if point == killed.WRITE:
+            call, seconds = draw.randint(PIECES, PIECES * steps), 0.0
         if point == killed.SAVE and seconds:
-            step = 1  # fewer are saved than there are steps
-        resumed(forks, whole, tmp_path / str(number), stage, point, step, seconds)
+            call = 1  # fewer are saved than there are steps
+        resumed(forks, whole, tmp_path / str(number), stage, point, call, seconds)
 
 
 def test_full_recipe__pretrain_killed_at_a_random_step_ends_bit_for_bit(
