@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import random
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,21 @@ def test_save__a_folder_that_may_not_be_written(forks: Forks, tmp_path: Path) ->
         folder.chmod(0o755)  # nobody may look, not write
     output = refused_once(forks, tmp_path, "save_as_nobody")
     assert "Permission denied: " in output and "let this user read and write there" in output
+
+
+def test_save__takes_no_memory_for_a_second_copy(tmp_path: Path) -> None:
+    """32 MB go to the disk piece by piece; control: a copy in memory first, which is seen."""
+    content, one = {"weights": torch.zeros(8_000_000)}, keeper(tmp_path)
+    tracemalloc.start()
+    try:
+        one.save(1, content)
+        mine = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        torch.save(content, io.BytesIO())
+        copied = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert mine < 4e6 and copied > 32e6
 
 
 class Clock:
