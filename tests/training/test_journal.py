@@ -73,6 +73,41 @@ def test_journal__tensorboard_shows_rows_what_validation_saw_and_pictures(tmp_pa
     assert "val_top1" not in (tmp_path / "metrics.jsonl").read_text()  # history.csv has it, once
 
 
+def test_journal__tensorboard_too_has_every_row_once_after_a_resume(tmp_path: Path) -> None:
+    """A new file of events takes back what earlier ones said past the checkpoint, and not the checkpoint's own row."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first in (0, 20):  # killed after 30; the checkpoint was at 20
+        with Journal(Run(tmp_path, "x"), "t", 40, 1.0).start(first) as journal:
+            for step in range(first + 10, 40, 10):
+                journal.row(step, {"loss": float(first + step)})
+        [path.rename(path.with_name(f"{path.name}.{first}")) for path in (tmp_path / "tensorboard").glob("events*v2")]
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(10, 10.0), (20, 20.0), (30, 50.0)]
+
+
+def test_journal__a_run_that_went_back_has_a_row_for_it_once(tmp_path: Path) -> None:
+    """Rows past the epoch's end are taken back; killed before or after the row was written, it stands there once."""
+    run, path = Run(tmp_path, "x"), tmp_path / "metrics.jsonl"
+    with Journal(run, "t", 40, 1.0).start(0) as journal:
+        for step in (5, 6):
+            journal.row(step, {"loss": 1.0})
+        journal.go_back(5, [7])
+        journal.row(6, {"loss": 2.0})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    told = {"step": 5, "rewind": 1, "diverged_at": 7}
+    assert rows == [{"step": 5, "loss": 1.0}, told, {"step": 6, "loss": 2.0}]
+    with Journal(run, "t", 40, 1.0).start(5, [7]):
+        pass
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+    with Journal(run, "t", 40, 1.0).start(5):  # from a checkpoint that is older than the rewind
+        pass
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:1]
+    with Journal(run, "t", 40, 1.0).start(5, [7]):
+        pass
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+
+
 def test_journal__tells_whoever_listens_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_TELL", str(tmp_path / "told"))
     (tmp_path / "x").mkdir()
