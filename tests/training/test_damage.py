@@ -100,7 +100,7 @@ def test_fit__what_a_resume_forgets_is_seen(
         monkeypatch.setattr(Trained, "load", lambda self, state: load(self, {**state, "step": state["step"] + 1}))
     if forgotten == "rows":
         Keeper(tmp_path, 0, 2).all()[0].unlink()  # killed with rows past its checkpoint
-        monkeypatch.setattr(journal, "forget_after", lambda *_: None)
+        monkeypatch.setattr(journal, "forget_after", lambda *_: 0)
     resumed = train(tmp_path)
     if forgotten == "best" and resumed.best is None:
         return  # seen: there is none
