@@ -86,11 +86,11 @@ RESULTS ?= gpu.jsonl
 bench-gpu:
 	python -m benchmarks.gpu --results $(RESULTS) $(if $(IMAGES),--images $(IMAGES))
 
-# Run folders (checkpoints, live logs): list them, or remove all but each stage's newest.
+# Run folders (checkpoints, live logs): list them, or remove all but each stage's newest and those in use.
 runs: setup
-	python -m stages.lib.core.runs list
+	python -m stages.lib.core.run_folders list
 prune: setup
-	python -m stages.lib.core.runs prune
+	python -m stages.lib.core.run_folders prune
 
 lock: setup
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --quiet --no-header --output-file requirements.lock

@@ -17,6 +17,7 @@ from stages.lib.params.teacher import RegNetSizes
 from stages.lib.params.vit import ViT
 from stages.lib.training import convnet_kernels, fastest, kernel_memory, kernels, transformer_kernels
 from stages.lib.training.transformer_kernels import Part
+from tests.training.test_device import system
 
 CPU = torch.device("cpu")
 WAYS = {"matmul": ("default", "onednn")}
@@ -77,6 +78,15 @@ def test_chosen__measured_once_then_recorded_and_remembered(tmp_path: Path, own_
     assert len(calls) == 1
     assert kernels.chosen(fresh(tmp_path, "c"), WAYS, "others", lambda: measure("default")) == {"matmul": "default"}
     assert len(calls) == 2 and json.loads((tmp_path / "c" / "kernels.json").read_text()) == {"matmul": "default"}
+
+
+@pytest.mark.parametrize("record", ['{"matmul": "abacus"}', '{"layout": "contiguous"}', '{"matmul": "one'])
+def test_chosen__a_record_of_the_run_that_cannot_be_kept_is_refused(run: Run, record: str) -> None:
+    (run.folder / "kernels.json").write_text(record)
+    with pytest.raises(Refusal, match=r"kernels\.json.*remove it to choose again"):
+        kernels.chosen(run, WAYS, "sizes", lambda: {"matmul": "default"})
+    (run.folder / "kernels.json").write_text('{"matmul": "onednn"}')  # control: one that can is kept
+    assert kernels.chosen(run, WAYS, "sizes", lambda: {"matmul": "default"}) == {"matmul": "onednn"}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"NAME": {"matmul": "abacus"}}', '{"NAME": 3}', '{"NAME": {}}'])
@@ -175,6 +185,21 @@ def test_matmuls__onednn_only_where_it_is_as_exact(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.nn.functional, "linear", coarse)
     assert transformer_kernels.matmuls(layer, "fp32") == ("default",)
+
+
+def test_prepare__products_of_a_start_that_would_be_coarser_here_are_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun with oneDNN, going on where it would compute in bfloat16."""
+    cfg, here = SimpleNamespace(compile=False, precision="fp32"), system("cpu", 1)
+    run.recall("kernels", {"attention.blocks": "plain", "matmul": "onednn"})
+    some = part()
+    monkeypatch.setattr(transformer_kernels, "matmuls", lambda *_: ("default", "onednn"))
+    transformer_kernels.prepare(run, {"blocks": some}, cfg, 8, here)  # type: ignore[arg-type]  # control
+    assert torch.get_float32_matmul_precision() == "medium" and not some.blocks[0].attn.fused_attn
+    monkeypatch.setattr(transformer_kernels, "matmuls", lambda *_: ("default",))
+    with pytest.raises(Refusal, match=f"products by onednn .*less exactly.*remove {run.folder} to start"):
+        transformer_kernels.prepare(run, {"blocks": some}, cfg, 8, here)  # type: ignore[arg-type]
 
 
 def test_layout__leaves_statistics_mode_and_order_as_they_were() -> None:

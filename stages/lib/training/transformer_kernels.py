@@ -14,6 +14,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from stages.lib.core.outcome import Refusal
 from stages.lib.core.runs import Run
 from stages.lib.models import blocks
 from stages.lib.models.blocks import Blocks
@@ -63,7 +64,7 @@ class Part:
 def prepare(run: Run, parts: Mapping[str, Part], cfg: "Training | Pretrain", batch_size: int, system: System) -> None:
     """Make these blocks run as `run` began, or by what is fastest here; compile them; keep activations or not.
 
-    Raises Refusal where they are to be compiled and there is no compiler.
+    Raises Refusal where they are to be compiled and there is no compiler, or where the products of its start are not as exact here.
     """
     device = next(iter(parts.values())).into.weight.device
     if cfg.compile:
@@ -72,6 +73,11 @@ def prepare(run: Run, parts: Mapping[str, Part], cfg: "Training | Pretrain", bat
     allowed["matmul"] = ("default", "onednn")
     sizes = [device.type, cfg.precision, batch_size, {name: part.sizes for name, part in parts.items()}]
     choice = kernels.chosen(run, allowed, sizes, lambda: measured(parts, cfg.precision, batch_size))
+    if choice["matmul"] not in matmuls(next(iter(parts.values())).into, cfg.precision):  # begun on another processor
+        raise Refusal(
+            f"this run began with products by {choice['matmul']} ({run.folder / 'kernels.json'}), which this processor would "
+            f"compute less exactly, if at all. Go on where it began, or remove {run.folder} to start this run over on this machine."
+        )
     use(parts, choice)
     for part in parts.values():
         if cfg.compile:
