@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.lib.core import tables
 from stages.lib.core.outcome import Refusal
 
 COLUMNS: dict[str, np.dtype] = {
@@ -68,15 +69,24 @@ class Index:
     @functools.cached_property
     def keys(self) -> list[str]:
         """Of every image, read when first asked for: training needs none, and a million take 100 MB."""
-        with pq.ParquetFile(self.path) as file:
+        with tables.intact(self.path), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             found: list[str] = file.read(columns=["key"])["key"].slice(self.first, len(self)).to_pylist()
+            if len(found) != len(self):
+                raise ValueError(f"{len(found)} keys for {len(self)} images")
         return found
 
 
 def read_index(path: Path, split: str) -> Index:
-    """One split of an index file. Raises Refusal where there is no such file or split, naming what exists."""
+    """One split of an index file. Raises Refusal where it is not there, has no such split (naming those it has) or is damaged."""
     _must_exist(path)
-    columns, words, metadata = _read(path, COLUMNS)
+    with tables.intact(path):
+        return _split_of(path, split, *_read(path, COLUMNS))
+
+
+def _split_of(
+    path: Path, split: str, columns: dict[str, np.ndarray], words: dict[str, list[str]], metadata: dict[bytes, bytes]
+) -> Index:
+    """The rows of one split. Raises Refusal, or what `intact` knows."""
     there = _in_order(words["split"])
     if split not in there:
         raise Refusal(
@@ -85,7 +95,8 @@ def read_index(path: Path, split: str) -> Index:
         )
     rows = np.flatnonzero(columns.pop("split") == words["split"].index(split))
     first, last = int(rows[0]), int(rows[-1]) + 1
-    assert len(rows) == last - first, f"{path}: rows of a split do not stand together"
+    if len(rows) != last - first:
+        raise ValueError(f"the rows of split {split} do not stand together")
     mine = {name: column[first:last].copy() for name, column in columns.items()}  # lets go of the other splits
     used, shard_of = np.unique(mine["shard"], return_inverse=True)  # shards rise in the file, so these do
     shards = tuple(words["shard"][code] for code in used)
@@ -113,7 +124,8 @@ def read_index(path: Path, split: str) -> Index:
 def splits(path: Path) -> tuple[str, ...]:
     """The splits an index file has, in the order train, val, test. Raises Refusal where there is no such file."""
     _must_exist(path)
-    return _in_order(_read(path, {"split": np.dtype(np.int8)})[1]["split"])
+    with tables.intact(path):
+        return _in_order(_read(path, {"split": np.dtype(np.int8)})[1]["split"])
 
 
 def _read(
@@ -124,7 +136,8 @@ def _read(
     pq.read_table, filter and to_numpy would import pandas: half a second for every stage that trains.
     """
     words: dict[str, list[str]] = {"split": [], "shard": []}
-    with _returned_memory(), pq.ParquetFile(path, read_dictionary=list(words)) as file:
+    options = {"read_dictionary": list(words), "page_checksum_verification": True}
+    with _returned_memory(), pq.ParquetFile(path, **options) as file:
         columns = {name: np.empty(file.metadata.num_rows, kind) for name, kind in wanted.items()}
         done = 0
         for batch in file.iter_batches(ROWS_AT_A_TIME, columns=list(wanted)):
@@ -135,7 +148,9 @@ def _read(
                     values = _known(words[name], found.dictionary.to_pylist())[values]
                 columns[name][done : done + len(batch)] = values
             done += len(batch)
-        metadata = file.schema_arrow.metadata
+        if done != file.metadata.num_rows:
+            raise ValueError(f"{done} rows, not {file.metadata.num_rows}")
+        metadata = dict(tables.opened(file.schema_arrow.metadata))
     return columns, words, metadata
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from stages.lib.core import tables
+
 SPLITS = ("train", "val", "test")
 GUIDE = {
     "images": {
@@ -57,13 +59,16 @@ GUIDE = {
         "copies_share": "of all images",
     },
 }
+DERIVED = ("listed_classes", "listed_name", "same_bytes_in")  # not in the manifest, but known by looking at the others
 NAMING = {"images": ("key", "split", "member", "offset"), "classes": ("split", "class_name"), "set": ("set",)}
 
 
 def read(manifest: Path, set_name: str) -> dict[str, pd.DataFrame]:
-    """Tables of facts by name, with the columns of GUIDE."""
-    content = pq.read_table(manifest)
-    classes: list[str] = json.loads(content.schema.metadata[b"classes"])
+    """Tables of facts by name, with the columns of GUIDE. Raises Refusal where the manifest is damaged."""
+    with tables.intact(manifest):
+        content = pq.read_table(manifest)
+        classes: list[str] = json.loads(content.schema.metadata[b"classes"])
+        content.select([column for column in GUIDE["images"] if column not in DERIVED])
     images = content.to_pandas()
     images["listed_classes"] = len(classes)
     images["listed_name"] = listed_names(images["label"].to_numpy(), classes)

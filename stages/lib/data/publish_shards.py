@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from stages.lib.core import tables
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.upload import Sent, upload
 
@@ -40,7 +41,8 @@ def _facts(index: Path) -> dict[str, dict[str, Any]]:
     """tar -> {sha256, bytes, images, split}, as the index lists them."""
     if not index.is_file():
         raise Refusal(f"There is no index {index}. `dvc repro -s shard@{index.stem}` makes it.")
-    found: dict[str, dict[str, Any]] = json.loads(pq.read_schema(index).metadata[b"shards"])
+    with tables.intact(index):
+        found: dict[str, dict[str, Any]] = json.loads(tables.opened(pq.read_schema(index).metadata)[b"shards"])
     return found
 
 

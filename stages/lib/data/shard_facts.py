@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from stages.lib.core import tables
 from stages.lib.data.tar_look import Look, look
 
 GUIDE = {
@@ -95,11 +96,15 @@ NAMING = {
 
 def read(manifest: Path, index: Path, folder: Path, set_name: str) -> dict[str, pd.DataFrame]:
     """Tables of facts by name, with the columns of GUIDE. Reads every shard; one image at a time is in memory for each core."""
-    wanted = pq.read_table(manifest, columns=["key", *FROM_MANIFEST]).to_pandas()
-    content = pq.read_table(index, columns=FROM_INDEX)
-    store = "anew" if b"store" in content.schema.metadata else "original"
-    placed = content.to_pandas().astype({"shard": "str"})
-    listed: dict[str, dict[str, Any]] = json.loads(content.schema.metadata[b"shards"])
+    with tables.intact(manifest):
+        columns = ["key", *FROM_MANIFEST]
+        wanted = pq.read_table(manifest, columns=columns).select(columns).to_pandas()
+    with tables.intact(index):
+        content = pq.read_table(index, columns=FROM_INDEX).select(FROM_INDEX)
+        metadata = tables.opened(content.schema.metadata)
+        store = "anew" if b"store" in metadata else "original"
+        placed = content.to_pandas().astype({"shard": "str"})
+        listed: dict[str, dict[str, Any]] = json.loads(metadata[b"shards"])
     rows = placed.groupby("shard").indices
     names = sorted({*listed, *rows, *(path.name for path in folder.glob("*.tar"))})
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and reading leave Python's lock
@@ -202,7 +207,13 @@ def read_info(path: Path) -> dict[str, Any]:
     """Splits of timm's _info.json; none where it is missing or unreadable, and the counts then show it."""
     try:
         splits: dict[str, Any] = json.loads(path.read_text())["splits"]
-    except (OSError, ValueError, KeyError):
+        for part in splits.values():
+            whole = [part["num_samples"], *part["shard_lengths"]]
+            if not all(isinstance(length, int) for length in whole) or not all(
+                isinstance(name, str) for name in part["filenames"]
+            ):
+                return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return splits
 
