@@ -166,7 +166,7 @@ def scattered(bench: Shards) -> None:
 def other_manifest(**cells: Any) -> Callable[[Shards], None]:
     """The manifest says something else about an image."""
 
-    def plant(bench: Shards) -> None:
+    def plant(_: Shards) -> None:
         table = fabricated.manifest()
         for column, value in cells.items():
             table.loc[table["key"] == BEE, column] = value
