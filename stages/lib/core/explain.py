@@ -134,7 +134,7 @@ def _hint(value: Any, node: Node) -> str:
         return f" {nearest(value, choices)}".rstrip()
     if isinstance(value, str) and kind in ("integer", "number") and _is_number(value):
         return f" {value!r} is text; write {value.strip()} without quotes."
-    if isinstance(value, float) and kind == "integer" and value == int(value):
+    if isinstance(value, float) and kind == "integer" and value.is_integer():
         return f" Write {int(value)}."
     if not choices and kind == "string" and isinstance(value, int | float | datetime.date):
         return " Write it in quotes."

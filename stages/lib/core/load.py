@@ -47,6 +47,12 @@ def parse(text: str) -> Any:
         return YAML(typ="safe").load(text)
     except YAMLError as error:
         raise Refusal(f"{_syntax(error, text)}\n{RESTORE}") from None
+    except (
+        Exception
+    ) as error:  # `!!bool 3`, a date of month 99, a thousand brackets: Python's own errors come out of it
+        raise Refusal(
+            f"params.yaml holds something that cannot be made a value ({type(error).__name__}: {str(error)[:200]}).\n{RESTORE}"
+        ) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
