@@ -4,6 +4,7 @@ Python's tarfile reads a header of any length into memory, goes backwards where 
 text and recursion out of damaged ones (tests/fuzz has the files). Payloads are never touched here.
 """
 
+import contextlib
 import errno
 import tarfile
 from collections.abc import Iterator
@@ -55,15 +56,23 @@ class _Bounded:
         if not 0 <= size <= self.left:
             raise tarfile.ReadError(f"a header of more than {MOST_HEADER_BYTES:,} bytes, or one that claims to be")
         self.left -= size
-        return self.file.read(size)
+        with _somewhere():
+            return self.file.read(size)
 
     def seek(self, place: int) -> int:
-        try:
+        with _somewhere():
             return self.file.seek(place)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            raise tarfile.ReadError(f"a header leads to byte {place:,}, where no file ends") from None
 
     def tell(self) -> int:
         return self.file.tell()
+
+
+@contextlib.contextmanager
+def _somewhere() -> Iterator[None]:
+    """A place where no file ends is what the system calls an invalid argument; other failures of the file are its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise tarfile.ReadError("a header leads to where no file ends") from None
