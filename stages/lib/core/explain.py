@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stages.lib.params.credentials import masked
+
 Node = dict[str, Any]  # a piece of a JSON schema
 Path = tuple[str | int, ...]
 BOUNDS = {
@@ -121,7 +123,7 @@ def _shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return f"a block with the keys {', '.join(str(key) for key in value)}" if value else "an empty block"
-    text = repr(value) if isinstance(value, str | int | float | list) else str(value)
+    text = masked(repr(value) if isinstance(value, str | int | float | list) else str(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

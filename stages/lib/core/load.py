@@ -10,6 +10,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stages.lib.core import explain
 from stages.lib.core.outcome import Refusal
+from stages.lib.params.credentials import masked
 
 Schema = TypeVar("Schema", bound=BaseModel)
 PARAMS = Path("params.yaml")
@@ -76,7 +77,7 @@ def _syntax(error: YAMLError, text: str) -> str:
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return f"params.yaml is not YAML: {error}"
     mark = error.problem_mark
-    line = [*text.split("\n"), ""][mark.line]
+    line = masked([*text.split("\n"), ""][mark.line])
     problem = ": ".join(str(part) for part in (error.context, error.problem) if part)
     if twice := TWICE.search(problem):
         problem = f"the key {twice[1]!r} stands twice in one block; keep one of the two"
