@@ -124,7 +124,7 @@ def test_download__gives_the_right_bytes_whatever_breaks(server: Server, tmp_pat
 
 def test_download__goes_on_where_it_broke_also_in_another_process(server: Server, tmp_path: Path) -> None:
     server.script = ["cut"] + ["500"] * 8
-    with pytest.raises(OSError, match="could not be fetched after 3 attempts"):
+    with pytest.raises(OSError, match="could not be fetched after 8 attempts"):
         fetch(server, tmp_path / "w")
     half = (tmp_path / "w").stat().st_size
     assert 0 < half < len(CONTENT)
