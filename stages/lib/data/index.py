@@ -94,6 +94,7 @@ def read_index(path: Path, split: str) -> Index:
     shards = tuple(words["shard"][code] for code in used)
     with parquet.understood(path):
         _sound(mine, len(rows), len(classes))
+        tars = [facts[name] for name in shards]
     lying = mine["orientation"] > 4  # turned by a quarter
     return Index(
         path=path,
@@ -104,8 +105,8 @@ def read_index(path: Path, split: str) -> Index:
         labels=mine["label"],
         shard_of=shard_of.astype(np.int32),
         shards=shards,
-        shard_sha256=tuple(facts[name]["sha256"] for name in shards),
-        shard_bytes=tuple(facts[name]["bytes"] for name in shards),
+        shard_sha256=tuple(tar["sha256"] for tar in tars),
+        shard_bytes=tuple(tar["bytes"] for tar in tars),
         offset=mine["offset"],
         size=mine["size"],
         width=np.where(lying, mine["height"], mine["width"]),
