@@ -12,16 +12,15 @@ another build, raw images that are gone or have changed, packages that encode di
 """
 
 import hashlib
-import json
 import logging
 import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from stages.lib.core import files, load, outcome, runs, tables
+from stages.lib.core import files, load, outcome, parquet, runs
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Watch
 from stages.lib.data import publish_shards
@@ -36,6 +35,7 @@ from stages.lib.params.sources import Source
 from stages.lib.params.system import System
 
 log = logging.getLogger(__name__)
+COLUMNS = pa.schema([(name, pa.string()) for name in ("key", "split", "shard")])
 
 
 class Told(NamedTuple):
@@ -98,13 +98,12 @@ def read_index(path: Path) -> Told:
             f"There is no index {path}, by which shards could be judged. `dvc checkout --force {path}` restores it, "
             f"`dvc repro -f -s shard@{path.stem}` builds the set anew."
         )
-    with tables.intact(path):
-        columns = ["key", "split", "shard"]
-        table = pq.read_table(path, columns=columns).select(columns)
-        metadata = tables.opened(table.schema.metadata)
+    table = parquet.read(path, COLUMNS)
+    with parquet.understood(path):
+        metadata = table.schema.metadata
         rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        store = json.loads(metadata[b"store"]) if b"store" in metadata else None
-        return Told(json.loads(metadata[b"shards"]), list(rows), store)
+        store = parquet.entry(metadata, "store") if b"store" in metadata else None
+        return Told(parquet.shards(metadata), list(rows), store)
 
 
 def rows_of(path: Path) -> list[Row]:

@@ -71,7 +71,7 @@ def test_trial__notices_what_nobody_finds_and_what_hangs(tmp_path: Path, monkeyp
 
 
 def test_shards__cut_at_any_byte_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """100 lengths, each looked at as the gate does: the facts differ from the index, and no image that is cut is taken for whole."""
+    """100 lengths, each looked at as the gate does: the facts differ from the index, and no cut image is taken for whole."""
     from stages.lib.data import shard_facts
 
     bench = shards.Shards(tmp_path / "x", monkeypatch)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.lib.core import tables
+from stages.lib.core import seal
 
 SCHEMA = pa.schema(
     [
@@ -60,6 +60,6 @@ def write(
         metadata[b"store"] = json.dumps(store).encode()
     columns = zip(*places, strict=True)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-    table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata(tables.sealed(metadata)))
+    table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata(seal.sealed(metadata)))
     # Checksums, as training trusts every row of it without a look at the shards: stages/lib/data/index.py compares them.
     pq.write_table(table, path, compression="zstd", use_dictionary=["split", "shard"], write_page_checksum=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.lib.core import tables
+from stages.lib.core import parquet
 
 SCHEMA = pa.schema([("member", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string()), ("offset", pa.int64())])
 
@@ -45,6 +45,5 @@ def write(path: Path, table: pa.Table) -> None:
 
 def read(path: Path) -> Iterator[Entry]:
     """Entries in order of member. Raises Refusal where the file is damaged."""
-    with tables.intact(path):
-        table = pq.read_table(path).select(SCHEMA.names).cast(SCHEMA)
+    table = parquet.read(path, SCHEMA)
     return map(Entry, *(table[name].to_pylist() for name in SCHEMA.names))

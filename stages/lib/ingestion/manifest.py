@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.lib.core import tables
+from stages.lib.core import parquet
 
 SCHEMA = pa.schema(
     [
@@ -81,7 +81,7 @@ def write(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> None:
 
 def read(path: Path) -> tuple[list[Row], list[str]]:
     """(rows by key, class names). Raises Refusal where the file is damaged."""
-    with tables.intact(path):
-        table = pq.read_table(path)
-        rows = list(map(Row, *(table[name].to_pylist() for name in SCHEMA.names)))
-        return rows, json.loads(table.schema.metadata[b"classes"])
+    table = parquet.read(path, SCHEMA)
+    rows = list(map(Row, *(table[name].to_pylist() for name in SCHEMA.names)))
+    with parquet.understood(path):
+        return rows, parquet.classes(table.schema.metadata)
