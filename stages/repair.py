@@ -12,7 +12,6 @@ another build, raw images that are gone or have changed, packages that encode di
 """
 
 import hashlib
-import json
 import logging
 import shutil
 import sys
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from stages.lib.core import files, load, outcome, runs
+from stages.lib.core import files, load, outcome, parquet, runs
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.signals import Watch
 from stages.lib.data import publish_shards
@@ -37,6 +35,7 @@ from stages.lib.params.sources import Source
 from stages.lib.params.system import System
 
 log = logging.getLogger(__name__)
+COLUMNS = pa.schema([(name, pa.string()) for name in ("key", "split", "shard")])
 
 
 class Told(NamedTuple):
@@ -94,17 +93,17 @@ def done(wrong: dict[str, str]) -> str:
 
 def read_index(path: Path) -> Told:
     """Raises Refusal where there is none, or one that cannot be read: it is what a repair believes."""
-    remedy = f"`dvc checkout --force {path}` restores it, `dvc repro -f -s shard@{path.stem}` builds the set anew."
     if not path.is_file():
-        raise Refusal(f"There is no index {path}, by which shards could be judged. {remedy}")
-    try:
-        table = pq.read_table(path, columns=["key", "split", "shard"])
+        raise Refusal(
+            f"There is no index {path}, by which shards could be judged. `dvc checkout --force {path}` restores it, "
+            f"`dvc repro -f -s shard@{path.stem}` builds the set anew."
+        )
+    table = parquet.read(path, COLUMNS)
+    with parquet.understood(path):
         metadata = table.schema.metadata
-        rows = zip(*(table[column].to_pylist() for column in ("key", "split", "shard")), strict=True)
-        store = json.loads(metadata[b"store"]) if b"store" in metadata else None
-        return Told(json.loads(metadata[b"shards"]), list(rows), store)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise Refusal(f"{path} cannot be read ({error}). {remedy}") from None
+        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+        store = parquet.entry(metadata, "store") if b"store" in metadata else None
+        return Told(parquet.shards(metadata), list(rows), store)
 
 
 def rows_of(path: Path) -> list[Row]:

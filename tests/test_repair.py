@@ -210,7 +210,7 @@ def test_repair__refuses_an_index_of_another_build_and_one_it_cannot_read(made: 
     made.params("shard", store="original")
     flip(path, 500)
     path.write_bytes(index[:-20])
-    assert "cannot be read" in refused(made) and "dvc checkout --force data/index" in refused(made)
+    assert "is damaged" in refused(made) and "dvc checkout --force data/index" in refused(made)
     path.unlink()
     assert "There is no index" in refused(made)
 
