@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden bench bench-step bench-gpu runs prune clean
+.PHONY: demo test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune clean
 
 demo: setup
 	dvc repro
@@ -40,6 +40,10 @@ lint: setup
 	ruff check .
 	ruff format --check --quiet .
 	mypy
+
+# Break things on a small copy beside the run folders, and see that what should happen does: make drill [DRILL=--short]
+drill: setup
+	python -m flows.drill $(DRILL)
 
 # What will it take? The first steps of every stage that trains, nothing kept: make preflight [PRESET=presets/cifar10.yaml]
 preflight: setup

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 TELL = "TUTELAGE_TELL"
 HANDING_ON_SECONDS = 10.0
 """For lines that still wait when the command has ended."""
+NOTICE_SECONDS = 2.0
+"""DVC dies of SIGTERM at once, so where it is still there that long after its leash, nobody has told it (seen once in CI, where the
+stage then ran to its end). The stage itself is never told twice: a second signal would end it without its checkpoint."""
 STOPPED = 130
 KILLED = re.compile(r"exited with (-\d+|1[3-9]\d|12[89])\b")
 """As DVC says that its command died of a signal: Popen's -9, or a shell's 137."""
@@ -163,9 +166,13 @@ class Child:
 
     def _sweep(self) -> None:
         """Wait for the processes of a leash that was killed: DVC and the stage notice the end of their parents, and save."""
-        until, rungs = time.monotonic() + self.saving_seconds, [signal.SIGTERM, signal.SIGKILL]
+        began, told = time.monotonic(), False
+        until, rungs = began + self.saving_seconds, [signal.SIGTERM, signal.SIGKILL]
         while left := with_variable(TELL, str(self.tell)):
             time.sleep(leash.LOOK_SECONDS)
+            if not told and time.monotonic() - began > NOTICE_SECONDS:
+                leash.send(list(filter(_is_dvc, left)), signal.SIGTERM)
+                told = True
             if time.monotonic() > until:
                 leash.send(left, rungs.pop(0) if len(rungs) > 1 else rungs[0])
                 until = time.monotonic() + leash.LAST_SECONDS
@@ -247,6 +254,14 @@ def with_variable(name: str, value: str) -> list[int]:
             if process != os.getpid() and wanted in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
                 found.append(process)
     return found
+
+
+def _is_dvc(process: int) -> bool:
+    """Whether that process is DVC, by its command line; not so what it has started."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        return any(os.path.basename(word) == b"dvc" for word in words[:2])  # a script: python .../dvc
+    return False
 
 
 def _read(path: Path) -> dict[str, Any]:

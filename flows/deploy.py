@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, get_args
 
 from flows import settings
 from flows.result import Kind
+from stages.lib.params.credentials import say
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -122,7 +123,7 @@ def everything(root: Path, environment: Mapping[str, str]) -> None:
 
 def main() -> None:
     """Deploy to PREFECT_API_URL; exit code 2 without it."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    say()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     api_url = os.environ.get("PREFECT_API_URL")
     if not api_url:

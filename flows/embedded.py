@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows import service, settings
+from stages.lib.params.credentials import say
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
@@ -235,7 +236,7 @@ def main() -> None:
     )
     parser.add_argument("--bare", action="store_true", help="no TensorBoard and no report beside it")
     chosen = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    say()
     one = Embedded(ROOT, settings.home(ROOT), chosen.port, chosen.pools, not chosen.bare)
     try:
         with held(one.home, one.url):

@@ -2,7 +2,7 @@
 
 A pipe holds 64 KiB: if nobody empties it, the trainer at its other end stands still. So one thread only reads, and another
 one hands lines on, which may take long or fail, as a server that is away makes it do. What comes faster than it goes is left out,
-and how much that was is said in its place.
+and how much that was is said in its place. What opens doors is masked, whoever said it: lines go to a server and its page.
 """
 
 import logging
@@ -10,6 +10,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+
+from stages.lib.params.credentials import masked
 
 log = logging.getLogger(__name__)
 LONGEST = 4096
@@ -59,7 +61,7 @@ class Splitter:
         if self.left_out:
             line += f" ... ({self.left_out} bytes more)"
         self.begun, self.left_out, self.returned = bytearray(), 0, False
-        return line
+        return masked(line)
 
 
 class Lines:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from stages.lib.params.credentials import say
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, State
@@ -105,7 +107,7 @@ def main() -> None:
     )
     parser.add_argument("--why", default="the process that ran it is gone")
     chosen = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    say()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from httpx import HTTPError
     from prefect.client.orchestration import get_client

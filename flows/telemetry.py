@@ -31,6 +31,7 @@ from prefect.utilities.context import get_task_and_flow_run_ids
 
 from flows import artifacts
 from flows.artifacts import Shown
+from stages.lib.params.credentials import masked
 
 log = logging.getLogger(__name__)
 Update = Callable[[SyncPrefectClient], None]
@@ -193,7 +194,7 @@ def passing(error: BaseException) -> bool:
 
 def told(error: BaseException) -> str:
     """An error on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return masked(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
 
 
 def post(sender: Sender, shown: Shown, flow_run_id: UUID | None = None, task_run_id: UUID | None = None) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows import service, settings, settle
+from stages.lib.params.credentials import say
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
@@ -176,7 +177,7 @@ def main() -> None:
         "--output", type=Path, help="file for the worker's log (default: data/runs/prefect/worker-<pool>.log)"
     )
     chosen = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    say()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     api_url, home = os.environ.get("PREFECT_API_URL"), settings.home(ROOT)
     home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder alone

@@ -23,6 +23,8 @@ from dvc.config_schema import RelPath
 from dvc.lock import make_lock
 from dvc.utils.serialize import dump_yaml, load_yaml
 
+from stages.lib.params.credentials import masked
+
 ROOT = Path(__file__).resolve().parents[1]
 """The clone that the running flows lie in."""
 WORKSPACES = Path("data/runs/workspaces")
@@ -324,6 +326,8 @@ def _try_git(
         environment |= {f"GIT_{who}_{key}": value for who in ("AUTHOR", "COMMITTER") for key, value in NOBODY.items()}
     command = ["git", *arguments]
     try:
-        return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=seconds)
+        done.stderr = masked(done.stderr)  # git repeats the address of origin, and some have a token in it
+        return done
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 124, "", f"no answer within {seconds:.0f} s")

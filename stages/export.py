@@ -36,6 +36,7 @@ from stages.lib.models import folder, onnx_file, outputs, program_file
 from stages.lib.params.export import Export
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
+from stages.lib.reporting import measured
 from stages.lib.reporting.card import card
 from stages.lib.training import parity
 from stages.lib.training.device import device_of
@@ -137,8 +138,16 @@ def described(network: nn.Module) -> dict[str, Any]:
 
 
 def evaluated(path: Path, name: str, set_name: str) -> dict[str, Any]:
-    """The metrics. Raises Refusal if they are of another model or set."""
-    metrics: dict[str, Any] = json.loads(path.read_text())
+    """The metrics. Raises Refusal if they are damaged, or of another model or set."""
+    try:
+        metrics: dict[str, Any] = measured.numbers(path.read_bytes())
+        wrong = measured.problem(metrics, str(metrics.get("model")))
+    except (OSError, ValueError, AttributeError) as error:
+        wrong = f"is missing or no JSON object ({error})"
+    if wrong:
+        raise Refusal(
+            f"{path} {wrong}. `dvc checkout --force {path}` restores it, `dvc repro evaluate@{name}` makes it again."
+        )
     if (metrics["model"], metrics["set"]) != (name, set_name):
         raise Refusal(
             f"{path} is about {metrics['model']} on {metrics['set']}, not {name} on {set_name}. {AGAIN.format(name)}"

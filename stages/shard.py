@@ -7,6 +7,7 @@ out   data/shards/<set>/                   <set>-<split>-000000.tar ... and _inf
       <run root>/shard@<set>/<identity>/   the build: a killed one goes on with the shards it had finished; removed at the end
 run   dvc repro -s shard@<set>
       python -m stages.shard --publish s3://bucket/prefix [<set> ...]    as `python -m stages.publish shards`
+      python -m stages.shard --repair [<set> ...]    as `python -m stages.repair`: only the damaged shards are built again
 """
 
 import json
@@ -14,16 +15,26 @@ import logging
 import os
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.lib.core import files, load, outcome, runs
-from stages.lib.core.signals import Stopped, Watch
+from stages.lib.core.signals import Watch
 from stages.lib.data.endings import ENDINGS
-from stages.lib.ingestion import cost, fidelity, index_writer, manifest, parallel, payloads, raw, reencode, shard_writer
+from stages.lib.ingestion import (
+    building,
+    cost,
+    fidelity,
+    index_writer,
+    manifest,
+    parallel,
+    raw,
+    reencode,
+    shard_writer,
+    timm_info,
+)
 from stages.lib.ingestion.manifest import Row
 from stages.lib.ingestion.parallel import Crew
 from stages.lib.ingestion.plan import Planned, plan
@@ -53,14 +64,7 @@ def main() -> None:
         ]
         count = parallel.processes(system.processes, sum(row.bytes for row in rows))
         crew = Crew(count, watch, system.log_seconds)
-        by_place = all(map(payloads.has_place, rows)) and not (place.remote and any(row.container for row in rows))
-        if not by_place and cfg.store is None:
-            copy_in_order(name, source, jobs, crew)
-        elif not by_place:
-            encode_in_order(name, source, jobs, crew)
-        shards = list(crew.ordered(f"{name}: shards", shard_writer.build if by_place else shard_writer.seal, jobs))
-        for job in jobs:
-            shard_writer.flush(job)
+        shards = building.build(name, source, jobs, crew)
         publish(Path(f"data/shards/{name}"), planned, run.folder)
         found = [image for job, shard in zip(jobs, shards, strict=True) for image in shard_writer.places(job, shard)]
         with files.replace(Path(f"data/index/{name}.parquet")) as temporary:
@@ -74,35 +78,6 @@ def main() -> None:
         )
         log.info("%s: %s", name, cost.sentence(told))
         shutil.rmtree(run.folder)
-
-
-def copy_in_order(name: str, source: Source, jobs: Sequence[Job], crew: Crew) -> None:
-    """Read the source once, as it lies, and write every image where it belongs; what a killed build wrote is kept."""
-    place = jobs[0].source
-    start_of = {row.key: (job, at) for job in jobs for row, at in shard_writer.missing(job)}
-    unfinished = [job for job in jobs if any(row.key in start_of for row in job.rows)]
-    rows = [row for job in unfinished for row in job.rows if row.key in start_of]
-    if len(start_of) < sum(len(job.rows) for job in jobs):
-        log.info("%s: going on with %d images that are not yet in their shards", name, len(rows))
-    said = time.monotonic()
-    images = payloads.in_source_order(place, source, rows)
-    for number, _ in enumerate(shard_writer.scatter(unfinished, images, start_of), start=1):
-        if crew.watch.signum:
-            raise Stopped(crew.watch.signum)
-        if time.monotonic() - said > crew.log_seconds:
-            said = time.monotonic()
-            log.info("%s: %d of %d images", name, number, len(rows))
-
-
-def encode_in_order(name: str, source: Source, jobs: Sequence[Job], crew: Crew) -> None:
-    """Read the source once, as it lies, encode in parallel, and keep what comes out beside the shards until they are put together;
-    what a killed build kept is not encoded again."""
-    rows = [row for job in jobs for row in shard_writer.unspooled(job)]
-    if len(rows) < sum(len(job.rows) for job in jobs):
-        log.info("%s: going on with %d images that are not yet encoded", name, len(rows))
-    tasks = shard_writer.encodings(jobs, payloads.in_source_order(jobs[0].source, source, rows))
-    for done in crew.ordered(f"{name}: images", shard_writer.encoded, tasks):
-        shard_writer.spooled(*done)
 
 
 def say(name: str, rows: Sequence[Row]) -> None:
@@ -133,24 +108,13 @@ def publish(folder: Path, planned: Sequence[Planned], build: Path) -> None:
                 os.link(build / one.name, new / one.name)
             except OSError:
                 shutil.copyfile(build / one.name, new / one.name)
-        (new / "_info.json").write_text(json.dumps(info(planned), indent=1) + "\n")
-
-
-def info(planned: Sequence[Planned]) -> dict[str, Any]:
-    """timm's description of a webdataset: splits with their tars and the number of images in each."""
-    splits: dict[str, Any] = {}
-    for one in planned:
-        split = splits.setdefault(
-            one.split, {"name": one.split, "num_samples": 0, "filenames": [], "shard_lengths": []}
-        )
-        split["num_samples"] += len(one.images)
-        split["filenames"].append(one.name)
-        split["shard_lengths"].append(len(one.images))
-    return {"splits": splits}
+        (new / timm_info.NAME).write_text(timm_info.text(planned))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--publish"]:  # another program: an edit of how shards are published makes no shard stale
         uri, names = sys.argv[2:3], sys.argv[3:]
         os.execv(sys.executable, [sys.executable, "-m", "stages.publish", "shards", *names, *uri])
+    if "--repair" in sys.argv[1:]:  # the same
+        os.execv(sys.executable, [sys.executable, "-m", "stages.repair", *(a for a in sys.argv[1:] if a != "--repair")])
     outcome.run("shard", main)

@@ -29,7 +29,8 @@ GUIDES = {"manifest": manifest_facts.GUIDE, "shards": shard_facts.GUIDE, "model"
 NAMINGS = {"manifest": manifest_facts.NAMING, "shards": shard_facts.NAMING, "model": model_facts.NAMING}
 ADVICE = {
     "manifest": "put the raw images right",
-    "shards": "build the shards again with `dvc repro -f -s shard@{name}`, from raw images that have not changed since the scan",
+    "shards": "`python -m stages.shard --repair {name}` builds damaged and missing shards again, and only those, from raw "
+    "images that have not changed since the scan; `dvc repro -f -s shard@{name}` builds all and their index",
     "model": "look at data/history/{name}.csv, change the model's block in params.yaml (learning rate, epochs)",
 }
 NAMED = 5  # rows of each expectation in the message; the page has more

@@ -124,3 +124,4 @@ def _be(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     serve()
+    os._exit(0)  # torch takes its time to leave

@@ -1,7 +1,8 @@
-"""What runs in a fork (tests/forks.py): a whole stage, as `python -m` runs it, killed or sabotaged at a named call."""
+"""What runs in a fork (tests/forks.py): a whole stage, as `python -m` runs it, killed, out of room or sabotaged at a named call."""
 
 import importlib
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 OPTIMIZER = "torch.optim.adamw:AdamW.step"
 ROW = "stages.lib.training.journal:Journal.row"
 SAVE = "stages.lib.training.checkpoint:Keeper.save"
+WRITE = "stages.lib.training.checkpoint:_Hashing.write"
 RENAMED = "stages.lib.core.files:flush_folder"
 VALIDATE = "stages.lib.training.classifier:validate"
 PICTURE = "stages.lib.training.journal:Journal.picture"
@@ -21,12 +23,13 @@ LOAD = "stages.lib.training.loop:Trained.load"
 def stage(module: str, arguments: list[str], kill_at: list[Any] | None = None, sabotage: str | None = None) -> None:
     """`python -m <module> <arguments>`.
 
-    kill_at: (name, number): SIGKILL from within, as that call of a function begins. sabotage: "skip" or "late", and a name: a
+    kill_at: (name, number): SIGKILL from within, as that call of a function begins; (name, number, bytes): no file may become
+    larger from there on, as on a disk that is full. sabotage: "skip" or "late", and a name: a
     function that then does nothing, or a resume that takes its state for one step later.
     """
     if kill_at:
-        name, number = kill_at
-        _replace(name, lambda call: _deadly(call, number))
+        name, number, *room = kill_at
+        _replace(name, lambda call: _fatal(call, number, *room))
     if sabotage:
         what, _, name = sabotage.partition(" ")
         _replace(name, {"skip": _idle, "late": _late}[what])
@@ -44,14 +47,16 @@ def _replace(name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
     setattr(place, last, wrap(getattr(place, last)))
 
 
-def _deadly(call: Callable[..., Any], number: int) -> Callable[..., Any]:
+def _fatal(call: Callable[..., Any], number: int, room: int | None = None) -> Callable[..., Any]:
     calls = 0
 
     def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == number:
+        if calls == number and room is None:
             os.kill(os.getpid(), signal.SIGKILL)
+        if calls == number and room is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
         return call(*arguments, **named)
 
     return counted

@@ -30,6 +30,7 @@ COMMANDS = {
     "preflight",
     "publish",
     "published",
+    "repair",
 }  # run by people or started as programs; nothing they do can change an out
 
 

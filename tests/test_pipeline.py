@@ -2,15 +2,19 @@
 
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from tests.workspace import ROOT, edit, environment
+from tests.flows.staged import until
+from tests.workspace import ROOT, edit, environment, start
 
 pytestmark = pytest.mark.slow
 QUICK = {
@@ -110,6 +114,68 @@ def test_repro__from_nothing_gives_the_same_lock(clean: Path, monkeypatch: pytes
     )
     assert (elsewhere / "distill").is_dir()
     assert (clean / "dvc.lock").read_text() == before
+
+
+def another_clone(reproduced: Path, folder: Path) -> Path:
+    """Of the same commit, with nothing made and nothing cached."""
+    git(folder.parent, "clone", "-q", str(reproduced), str(folder))
+    (folder / "dvc.lock").unlink()
+    return folder
+
+
+def started(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """A dvc command in a session of its own, so that it can be killed with everything it started."""
+    where = {"cwd": folder, "env": environment(), "start_new_session": True, "text": True}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **where)  # type: ignore[call-overload, no-any-return]
+
+
+def locked(folder: Path) -> set[str]:
+    """Stages that dvc.lock says are done."""
+    lock = folder / "dvc.lock"
+    return set(YAML(typ="safe").load(lock)["stages"]) if lock.exists() else set()
+
+
+def test_repro__killed_at_any_point_repeats_nothing_and_ends_the_same(reproduced: Path, tmp_path: Path) -> None:
+    """SIGKILL to DVC and its stage together, again and again, until the last start is left alone."""
+    seed = random.randrange(1_000_000)
+    dice, folder = random.Random(seed), another_clone(reproduced, tmp_path / "clone")
+    kills, over = 0, False
+    while not over:
+        done, process = locked(folder), started(folder, "repro")
+        try:
+            output, _ = process.communicate(timeout=dice.uniform(4, 25) if kills < 12 else None)
+            over = True
+            assert process.returncode == 0, output
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            kills += 1
+        assert not ran(output) & done - ALWAYS, f"seed {seed}, kill {kills}: {ran(output) & done} ran again\n{output}"
+    assert kills >= 3, f"killed {kills} times only: nothing was shown"
+    assert (folder / "dvc.lock").read_text() == (reproduced / "dvc.lock").read_text(), f"seed {seed}"
+    assert ran(dvc(folder, "repro")) == ALWAYS
+
+
+def test_repro__two_at_once_one_works_and_the_other_says_so(reproduced: Path, tmp_path: Path) -> None:
+    """The second is refused by DVC, which names who is at work; past DVC, the lease of the run folder does it."""
+    folder = another_clone(reproduced, tmp_path / "clone")
+    edit(folder, {"pretrain.epochs": 4000})  # it is stopped below
+    first = started(folder, "repro", "pretrain")
+    assert first.stdout is not None
+    for line in first.stdout:
+        if line.startswith("Running stage 'pretrain'"):
+            break
+    second = dvc(folder, "repro", "-s", "pretrain", check=False)
+    assert f"(PID {first.pid})" in second and "busy" in second, second
+    until(lambda: list((folder / "data/runs/pretrain").glob("*/lease")))
+    beside = start(folder, "stages.pretrain", "digits-0-6")
+    output, _ = beside.communicate(timeout=120)
+    assert beside.returncode == 2 and "already running (process " in output, output
+    assert first.poll() is None  # undisturbed
+    os.killpg(first.pid, signal.SIGINT)
+    rest, _ = first.communicate(timeout=120)
+    assert "the same command continues from the last checkpoint" in rest
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Downloads against a real server on loopback that cuts, stalls, lies and redirects: the right bytes, or a clear error."""
 
+import contextlib
 import threading
 import time
 import urllib.request
@@ -20,6 +21,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     content, tag, ranges = CONTENT, '"one"', True
+    lie: str | None = None
+    """What stands for the length."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -40,6 +43,13 @@ class Handler(BaseHTTPRequestHandler):
         word = self.server.script.pop(0) if self.server.script else "well"
         if word.isdigit():
             return self.send_error(int(word))
+        if word == "slow head":
+            with contextlib.suppress(OSError):
+                for letter in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 40:
+                    time.sleep(0.05)
+                    self.wfile.write(bytes([letter]))
+            self.close_connection = True
+            return None
         if word.startswith("to "):
             self.send_response(302)
             self.send_header("Location", word.removeprefix("to "))
@@ -54,11 +64,18 @@ class Handler(BaseHTTPRequestHandler):
         data = self.server.content[start:]
         self.send_response(206 if span else 200)
         if word != "unmeasured":
-            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Length", str(len(data)) if self.server.lie is None else self.server.lie)
         if self.server.tag:
             self.send_header("ETag", self.server.tag)
         self.end_headers()
-        if word in ("cut", "stall"):
+        if word == "trickle":  # a byte now and then: never silent for as long as the timeout
+            with contextlib.suppress(OSError):
+                for n in range(50):
+                    time.sleep(0.05)
+                    self.wfile.write(data[n : n + 1])
+                    self.wfile.flush()
+            self.close_connection = True
+        elif word in ("cut", "stall"):
             self.wfile.write(data[: len(data) // 2])
             self.wfile.flush()
             time.sleep(0.6 if word == "stall" else 0)
@@ -172,3 +189,80 @@ def test_download__plain_http_is_not_known_unless_a_test_brings_it(server: Serve
     with pytest.raises(Refusal, match="https is the only scheme"):
         https.download(server.url, tmp_path / "w", pause=lambda _: None)
     assert server.asked == []
+
+
+def test_download__bytes_that_trickle_are_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never silent for 0.3 s, and still no answer: the head in 2.5 s, a body of 1 MiB in 14 hours."""
+    monkeypatch.setattr(https, "TRIES", 3)
+    monkeypatch.setattr(https, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(https, "PACE_SECONDS", 0.2)
+    for word, said in (("trickle", "bytes came in"), ("slow head", "no answer began")):
+        server.script = [word] * https.TRIES
+        began = time.monotonic()
+        with pytest.raises(OSError, match=f"could not be fetched after 3 attempts.*{said}"):
+            fetch(server, tmp_path / "f")
+        assert time.monotonic() - began < 8 and not server.script
+    server.script = ["slow head", "trickle"]  # the control: a server that was only slow for a while
+    fetch(server, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
+def test_download__redirects_end(server: Server, tmp_path: Path) -> None:
+    server.script = [f"to {server.url}?{n}" for n in range(50)]
+    with pytest.raises(Refusal, match="302"):
+        fetch(server, tmp_path / "f")
+    assert len(server.asked) <= 11
+
+
+@pytest.mark.parametrize(
+    "scheme", ["file:///etc/passwd", "ftp://127.0.0.1/x", "https://127.0.0.1:1/x", "gopher://x/", "data:,x"]
+)
+def test_download__a_redirect_elsewhere_is_not_followed(server: Server, tmp_path: Path, scheme: str) -> None:
+    """From https to http it is the same line that refuses; only loopback tests speak http at all."""
+    server.script = [f"to {scheme}"]
+    with pytest.raises(Refusal, match=r"(?i)redirect"):
+        fetch(server, tmp_path / "f")
+    assert not (tmp_path / "f").exists() and len(server.asked) == 1
+
+
+def test_opener__from_https_to_http_is_refused() -> None:
+    request = urllib.request.Request("https://host/w.pth?X-Amz-Signature=pl4nted")
+    handler = https._SameScheme()
+    with pytest.raises(Refusal, match="from https to http") as caught:
+        handler.redirect_request(request, None, 302, "", {}, "http://elsewhere/w.pth?sig=pl4nted")
+    assert "pl4nted" not in str(caught.value)
+    assert (
+        handler.redirect_request(request, None, 302, "Found", {}, "https://elsewhere/w.pth") is not None
+    )  # the control
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "http://127.0.0.1/x", "ftp://127.0.0.1/x", "HTTPS+x://h/", "/etc/passwd", ""]
+)
+def test_download__other_schemes_are_refused_before_anything_is_asked(url: str, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="https is the only scheme"):
+        https.download(url, tmp_path / "f")
+
+
+def test_download__no_password_is_sent_or_said(server: Server, tmp_path: Path) -> None:
+    """In the address itself, in a redirect, and in a signature that a failure would repeat."""
+    with pytest.raises(Refusal, match="carries a user or a password") as caught:
+        https.download("https://user:pl4nted@127.0.0.1/x", tmp_path / "f")
+    assert "pl4nted" not in str(caught.value) and not server.asked
+    server.script = [f"to {server.url.replace('://', '://user:pl4nted@')}"]
+    with pytest.raises(Refusal, match="a user in it") as caught:
+        fetch(server, tmp_path / "f")
+    assert "pl4nted" not in str(caught.value) and len(server.asked) == 1
+    server.script = ["404"]
+    with pytest.raises(Refusal, match="404") as caught:
+        https.download(f"{server.url}?X-Amz-Signature=pl4nted", tmp_path / "f", loopback())
+    assert "pl4nted" not in str(caught.value) and "pl4nted" in server.asked[-1][0]  # asked with it, and not said
+
+
+@pytest.mark.parametrize("length", ["x", "-5", "1" * 30, ""])
+def test_download__a_length_that_is_none_is_no_length(server: Server, tmp_path: Path, length: str) -> None:
+    server.lie = length
+    fetch(server, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == CONTENT

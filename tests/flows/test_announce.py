@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 
 from flows import announce
 from flows.telemetry import Sender
+from tests.flows.staged import until
 
 pytestmark = pytest.mark.usefixtures("harness")
 
@@ -98,6 +99,7 @@ def test_failed__says_in_the_log_that_the_team_was_not_reached(
     sender.send(lambda _: next_one.set())
     assert sender.close(20) == 1 and next_one.is_set()
     assert f"notification of {stage} through {notify}" in caplog.text and expected in caplog.text
+    until(lambda: Chat.got)  # on a busy machine the call is made when its time has passed
     assert len(Chat.got) == 1  # once: people are not told twice
 
 

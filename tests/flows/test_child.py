@@ -283,6 +283,25 @@ def test_leash_killed__run_waits_for_those_it_held(repository: Path) -> None:
     goes_on(repository)
 
 
+def test_leash_killed__dvc_is_told_where_the_kernel_did_not(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leash that has not asked the kernel to pass on its death: as seen once in CI, where the stage ran to its end."""
+    text = Path(leash.__file__).read_text()
+    asking = "ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)"
+    assert text.count(asking) == 1
+    deaf = tmp_path / "deaf.py"
+    deaf.write_text(text.replace(asking, "pass"))
+    monkeypatch.setattr(leash, "__file__", str(deaf))
+    one = Thread(staged(repository, REPRO, SAVE_SECONDS=1))
+    working(repository)
+    assert one.child._process is not None
+    kill(one.child._process.pid)
+    ending = one.ending()
+    assert (ending.code, ending.retryable) == (128 + signal.SIGTERM, True), ending
+    goes_on(repository)
+
+
 @pytest.mark.slow
 def test_stubborn__is_killed_with_a_process_in_a_session_of_its_own(repository: Path) -> None:
     one = Thread(staged(repository, STAND_IN, STUBBORN=1, CHILD=1, saving_seconds=1))

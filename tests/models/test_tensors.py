@@ -1,8 +1,12 @@
 """Files of weights: what is in them is read, whatever they are called, and nothing in them is run."""
 
 import argparse
+import io
 import os
 import pickle
+import pickletools
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +126,50 @@ def test_read__damaged_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
         with pytest.raises(Refusal):
             tensors.read(tmp_path / name)
+
+
+def named(length: int) -> bytes:
+    """A pickle that asks for a global with a name of this length."""
+    return b"\x80\x02c" + b"t" * length + b"\nx\n."
+
+
+def third(whole: bytes) -> int:
+    """Where the old format's third pickle ends: a magic number, a version and the machine stand before what was saved."""
+    file = io.BytesIO(whole)
+    for _ in range(3):
+        list(pickletools.genops(file))
+    return file.tell()
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "old format"])
+def test_read__a_long_name_is_refused_at_once(tmp_path: Path, new: bool) -> None:
+    """torch explains what it refuses with a search whose time grows with the square: 60 kB of name took it 2 s."""
+    torch.save(STATE, tmp_path / "w.pth", _use_new_zipfile_serialization=new)
+    whole = (tmp_path / "w.pth").read_bytes()
+    for length, words in ((100, "was not an allowed global"), (1 << 20, "a name of more than 1,000 bytes")):
+        if new:
+            with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(tmp_path / "w.pth", "w") as made:
+                for entry in old.infolist():
+                    made.writestr(entry, named(length) if entry.filename.endswith("data.pkl") else old.read(entry))
+        else:
+            (tmp_path / "w.pth").write_bytes(
+                whole[: whole.index(b".", 40) + 1] + named(length)
+            )  # behind the two first pickles
+        began = time.process_time()
+        with pytest.raises(Refusal, match=words):
+            tensors.read(tmp_path / "w.pth")
+        assert time.process_time() - began < 2
+
+
+def test_read__a_zip_that_unfolds_is_refused(tmp_path: Path) -> None:
+    """Nor is one read that claims to be torch's and is not: 100 MB of zeros in 100 kB."""
+    torch.save(STATE, tmp_path / "w.pth")
+    assert same(tensors.read(tmp_path / "w.pth"))
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as old,
+        zipfile.ZipFile(tmp_path / "z.pth", "w", zipfile.ZIP_DEFLATED) as made,
+    ):
+        for name in old.namelist():
+            made.writestr(name, old.read(name))
+    with pytest.raises(Refusal, match="is compressed, which torch"):
+        tensors.read(tmp_path / "z.pth")

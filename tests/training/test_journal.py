@@ -1,6 +1,7 @@
 """metrics.jsonl: after a resume no row stands twice and none is cut short."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,32 @@ def test_forget_after__takes_back_rows_past_the_checkpoint_and_a_cut_line(tmp_pa
     path.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"step": 4')
     forget_after(path, 20)
     assert steps(path) == [10, 20]
+
+
+@pytest.mark.parametrize(
+    "torn", [b"\0\0\0\0\n", b'{"step": 4\n', b"[]\n", b'{"loss": 1}\n', b'\xff\xfe{"step": 1}\n', b"7\n"]
+)
+def test_forget_after__what_a_power_cut_left_is_no_row(tmp_path: Path, torn: bytes) -> None:
+    """Blocks that were never written read as zeros, or as what stood there before."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10}\n' + torn + b'{"step": 20}\n')
+    forget_after(path, 20)
+    assert steps(path) == [10, 20]
+
+
+def test_settle__rows_are_on_disk_when_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed, fsync = list[str](), os.fsync
+
+    def watched(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flushed.append(path.read_text() if path.is_file() else "")
+        fsync(descriptor)
+
+    with Journal(Run(tmp_path, "x"), "t", 40, 1.0).start(0) as journal:
+        journal.row(10, {"loss": 0.5})
+        monkeypatch.setattr(os, "fsync", watched)
+        journal.settle()
+        assert flushed == ['{"step": 10, "loss": 0.5}\n']
 
 
 def test_journal__resumed_rows_follow_without_doubles(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
+from stages.lib.params.credentials import masked
 
 
 def folder() -> Path:
@@ -42,7 +43,7 @@ def keep(part: Path, sha256: str, source: str) -> Path:
     if not found.startswith(sha256):
         part.unlink()
         raise Refusal(
-            f"{source} has sha256 {found}, but {sha256} was named. It is another file or a damaged one: fetch it again, or "
+            f"{masked(source)} has sha256 {found}, but {sha256} was named. It is another file or a damaged one: fetch it again, or "
             "write its sha256 if you trust it."
         )
     kept = folder() / found

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stages.lib.params.credentials import masked
+
 Node = dict[str, Any]  # a piece of a JSON schema
 Path = tuple[str | int, ...]
 BOUNDS = {
@@ -121,7 +123,7 @@ def _shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return f"a block with the keys {', '.join(str(key) for key in value)}" if value else "an empty block"
-    text = repr(value) if isinstance(value, str | int | float | list) else str(value)
+    text = masked(repr(value) if isinstance(value, str | int | float | list) else str(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -134,7 +136,7 @@ def _hint(value: Any, node: Node) -> str:
         return f" {nearest(value, choices)}".rstrip()
     if isinstance(value, str) and kind in ("integer", "number") and _is_number(value):
         return f" {value!r} is text; write {value.strip()} without quotes."
-    if isinstance(value, float) and kind == "integer" and value == int(value):
+    if isinstance(value, float) and kind == "integer" and value.is_integer():
         return f" Write {int(value)}."
     if not choices and kind == "string" and isinstance(value, int | float | datetime.date):
         return " Write it in quotes."

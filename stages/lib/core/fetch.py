@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stages.lib.core import content, https, objects
 from stages.lib.core.outcome import Refusal
+from stages.lib.params.credentials import masked
 
 log = logging.getLogger(__name__)
 HUB_FILE = "model.safetensors"
@@ -21,7 +22,7 @@ def fetch(source: str, sha256: str, through: urllib.request.OpenerDirector | Non
     with content.arriving(sha256) as part:
         if kept := content.find(sha256):
             return kept
-        log.info("fetching %s", source)
+        log.info("fetching %s", masked(source))
         if source.startswith("https://"):
             https.download(source, part, through)
         elif objects.is_remote(source):
@@ -29,7 +30,7 @@ def fetch(source: str, sha256: str, through: urllib.request.OpenerDirector | Non
         elif source.startswith("timm/"):
             shutil.copyfile(_from_hub(source), part)
         else:
-            raise Refusal(f"{source} is no remote file: https://, s3:// or timm/<name>.")
+            raise Refusal(f"{masked(source)} is no remote file: https://, s3:// or timm/<name>.")
         return content.keep(part, sha256, source)
 
 

@@ -7,12 +7,15 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from stages.lib.core import explain
 from stages.lib.core.outcome import Refusal
+from stages.lib.params.credentials import masked
 
 Schema = TypeVar("Schema", bound=BaseModel)
 PARAMS = Path("params.yaml")
+MOST_LEVELS = 100  # of nesting; ours has five
 RESTORE = (
     "`dvc exp run -S` leaves the bad value in params.yaml: `git diff params.yaml` shows what changed, "
     "`git checkout params.yaml` restores it."
@@ -44,9 +47,32 @@ def whole(schema: type[Schema], path: Path = PARAMS) -> Schema:
 def parse(text: str) -> Any:
     """YAML 1.2 text as DVC reads it: 1e-4 is a number, off a string, a key given twice an error. Raises Refusal."""
     try:
+        if deep(text):
+            raise Refusal(f"params.yaml nests blocks or lists more than {MOST_LEVELS} deep.\n{RESTORE}")
         return YAML(typ="safe").load(text)
+    except Refusal:
+        raise
     except YAMLError as error:
         raise Refusal(f"{_syntax(error, text)}\n{RESTORE}") from None
+    except (
+        Exception
+    ) as error:  # `!!bool 3`, a date of month 99, a thousand brackets: Python's own errors come out of it
+        raise Refusal(
+            f"params.yaml holds something that cannot be made a value ({type(error).__name__}: {str(error)[:200]}).\n{RESTORE}"
+        ) from None
+
+
+def deep(text: str) -> bool:
+    """Whether something in it is nested so deeply that building it would end the process: the parser's C code has no limit."""
+    marks = sum(map(text.count, "[{-?:"))
+    if marks <= MOST_LEVELS * 10:  # each level takes one; nothing this short goes beyond what C's stack holds
+        return False
+    level = 0
+    for event in YAML(typ="safe").parse(text):
+        level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if level > MOST_LEVELS:
+            return True
+    return False
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -70,7 +96,7 @@ def _syntax(error: YAMLError, text: str) -> str:
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return f"params.yaml is not YAML: {error}"
     mark = error.problem_mark
-    line = [*text.split("\n"), ""][mark.line]
+    line = masked([*text.split("\n"), ""][mark.line])
     problem = ": ".join(str(part) for part in (error.context, error.problem) if part)
     if twice := TWICE.search(problem):
         problem = f"the key {twice[1]!r} stands twice in one block; keep one of the two"

@@ -12,12 +12,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn, TypeGuard
 
 from stages.lib.core import files, tell
 from stages.lib.core.signals import Stopped
+from stages.lib.params.credentials import masked, say
 
 log = logging.getLogger(__name__)
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -45,12 +46,12 @@ def run(stage: str, main: Callable[[], None]) -> NoReturn:
     """Run a stage's main() and leave the process: 0 finished, 2 refused, 128 + signal stopped, 1 anything else.
 
     DVC names the stage in $DVC_STAGE; without DVC it is `stage` and the first argument of the command line.
-    Log lines go to stderr as they are. A Refusal is shown without a traceback; it alone is not worth a retry.
+    Log lines go to stderr as they are, without passwords. A Refusal is shown without a traceback; it alone is not worth a retry.
     """
     items = [argument for argument in sys.argv[1:2] if not argument.startswith("-")]
     here = stage if "@" in stage else "@".join([stage, *items])
     stage = os.environ.get("DVC_STAGE", here).replace("/", "_")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    say()
     logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for every model it loads
     tell.speak()
     _record(stage, None)
@@ -67,7 +68,12 @@ def unwritable(error: BaseException) -> TypeGuard[OSError]:
 
 
 def ending_of(error: BaseException) -> Ending:
-    """An exception that left main(), in numbers."""
+    """An exception that left main(), in numbers; what opens doors is masked in its words."""
+    ending = _ending_of(error)
+    return replace(ending, reason=masked(ending.reason))
+
+
+def _ending_of(error: BaseException) -> Ending:
     if isinstance(error, Refusal):
         return Ending(2, str(error), retryable=False)
     if isinstance(error, Stopped):

@@ -63,10 +63,17 @@ class Run:
         """What an earlier process of this run recorded under `name`; else `chosen`, which is recorded now.
 
         For choices of the machine that move bits (thread count, device): measured or chosen once per run, kept on resume.
+        Raises Refusal for a record that cannot be read: to choose again would be to go on with other bits, unsaid.
         """
         path = self.folder / f"{name}.json"
         if path.exists():
-            recorded: dict[str, Any] = json.loads(path.read_text())
+            try:
+                recorded: dict[str, Any] = json.loads(path.read_text())
+            except ValueError as error:
+                raise Refusal(
+                    f"{path} says what this run chose at its start, and cannot be read ({error}). Put it right, or remove it to "
+                    "choose again: the run then goes on with other last bits."
+                ) from None
             return recorded
         with files.replace(path) as temporary:
             temporary.write_text(json.dumps(chosen, indent=2) + "\n")

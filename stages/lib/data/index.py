@@ -8,15 +8,16 @@ changed shard is a changed index.
 
 import contextlib
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.lib.core import parquet, seal
 from stages.lib.core.outcome import Refusal
 
 COLUMNS: dict[str, np.dtype] = {
@@ -68,16 +69,19 @@ class Index:
     @functools.cached_property
     def keys(self) -> list[str]:
         """Of every image, read when first asked for: training needs none, and a million take 100 MB."""
-        with pq.ParquetFile(self.path) as file:
+        with parquet.understood(self.path), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             found: list[str] = file.read(columns=["key"])["key"].slice(self.first, len(self)).to_pylist()
+            if len(found) != len(self) or None in found:
+                raise ValueError("keys are missing")
         return found
 
 
 def read_index(path: Path, split: str) -> Index:
-    """One split of an index file. Raises Refusal where there is no such file or split, naming what exists."""
+    """One split of an index file. Raises Refusal where there is no such file or split, naming what exists, or it is damaged."""
     _must_exist(path)
-    columns, words, metadata = _read(path, COLUMNS)
-    there = _in_order(words["split"])
+    with parquet.understood(path):
+        columns, words, metadata = _read(path, COLUMNS)
+        there, classes, facts = _in_order(words["split"]), tuple(parquet.classes(metadata)), parquet.shards(metadata)
     if split not in there:
         raise Refusal(
             f"{path} has no split {split!r}, only {', '.join(there) or 'nothing'}. "
@@ -85,23 +89,24 @@ def read_index(path: Path, split: str) -> Index:
         )
     rows = np.flatnonzero(columns.pop("split") == words["split"].index(split))
     first, last = int(rows[0]), int(rows[-1]) + 1
-    assert len(rows) == last - first, f"{path}: rows of a split do not stand together"
     mine = {name: column[first:last].copy() for name, column in columns.items()}  # lets go of the other splits
     used, shard_of = np.unique(mine["shard"], return_inverse=True)  # shards rise in the file, so these do
     shards = tuple(words["shard"][code] for code in used)
-    facts = json.loads(metadata[b"shards"])
+    with parquet.understood(path):
+        _sound(mine, len(rows), len(classes))
+        tars = [facts[name] for name in shards]
     lying = mine["orientation"] > 4  # turned by a quarter
     return Index(
         path=path,
         set_name=path.stem,
         split=split,
         first=first,
-        classes=tuple(json.loads(metadata[b"classes"])),
+        classes=classes,
         labels=mine["label"],
         shard_of=shard_of.astype(np.int32),
         shards=shards,
-        shard_sha256=tuple(facts[name]["sha256"] for name in shards),
-        shard_bytes=tuple(facts[name]["bytes"] for name in shards),
+        shard_sha256=tuple(tar["sha256"] for tar in tars),
+        shard_bytes=tuple(tar["bytes"] for tar in tars),
         offset=mine["offset"],
         size=mine["size"],
         width=np.where(lying, mine["height"], mine["width"]),
@@ -111,9 +116,10 @@ def read_index(path: Path, split: str) -> Index:
 
 
 def splits(path: Path) -> tuple[str, ...]:
-    """The splits an index file has, in the order train, val, test. Raises Refusal where there is no such file."""
+    """The splits an index file has, in the order train, val, test. Raises Refusal where there is no such file, or it is damaged."""
     _must_exist(path)
-    return _in_order(_read(path, {"split": np.dtype(np.int8)})[1]["split"])
+    with parquet.understood(path):
+        return _in_order(_read(path, {"split": np.dtype(np.int8)})[1]["split"])
 
 
 def _read(
@@ -124,8 +130,9 @@ def _read(
     pq.read_table, filter and to_numpy would import pandas: half a second for every stage that trains.
     """
     words: dict[str, list[str]] = {"split": [], "shard": []}
-    with _returned_memory(), pq.ParquetFile(path, read_dictionary=list(words)) as file:
-        columns = {name: np.empty(file.metadata.num_rows, kind) for name, kind in wanted.items()}
+    options = {"read_dictionary": list(words), "page_checksum_verification": True}
+    with _returned_memory(), pq.ParquetFile(path, **options) as file:
+        columns = {name: np.empty(parquet.believable(file, path), kind) for name, kind in wanted.items()}
         done = 0
         for batch in file.iter_batches(ROWS_AT_A_TIME, columns=list(wanted)):
             for name in wanted:
@@ -133,9 +140,13 @@ def _read(
                 values = np.from_dlpack(found.indices if name in words else found)
                 if name in words:
                     values = _known(words[name], found.dictionary.to_pylist())[values]
+                if not np.can_cast(values.dtype, wanted[name], "same_kind"):
+                    raise TypeError(f"{name} holds {values.dtype}")
                 columns[name][done : done + len(batch)] = values
             done += len(batch)
-        metadata = file.schema_arrow.metadata
+        if done != file.metadata.num_rows:
+            raise ValueError(f"it has {done:,} rows, and says it has {file.metadata.num_rows:,}")
+        metadata = seal.unbroken(file.schema_arrow.metadata)
     return columns, words, metadata
 
 
@@ -157,6 +168,18 @@ def _known(words: list[str], some: list[str]) -> np.ndarray:
         place.setdefault(word, len(place))
     words[:] = place
     return np.array([place[word] for word in some], np.int32)
+
+
+def _sound(columns: dict[str, np.ndarray], rows: int, classes: int) -> None:
+    """Raises ValueError where the numbers of a split cannot be true: a gate, which says more, may never have seen this file."""
+    checks: dict[str, Any] = {
+        "rows of a split do not stand together": len(columns["label"]) == rows,
+        "a label has no class": (columns["label"] >= 0) & (columns["label"] < classes),
+        "an image lies before its shard": (columns["offset"] >= 0) & (columns["size"] >= 0),
+        "an image has no pixels": (columns["width"] > 0) & (columns["height"] > 0),
+    }
+    if wrong := [what for what, holds in checks.items() if not np.all(holds)]:
+        raise ValueError("; ".join(wrong))
 
 
 def _in_order(found: list[str]) -> tuple[str, ...]:

@@ -5,12 +5,13 @@ classes one row a class and split, also where the split has none of it
 set     one row
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
+
+from stages.lib.core import parquet
 
 SPLITS = ("train", "val", "test")
 GUIDE = {
@@ -57,13 +58,24 @@ GUIDE = {
         "copies_share": "of all images",
     },
 }
+WIDTHS = {"label": pa.int32(), "width": pa.int32(), "height": pa.int32(), "orientation": pa.int8(), "exif": pa.int8()}
+WHOLE = {"offset", "bytes", "stored_bytes", *WIDTHS}  # the columns of numbers
+SCHEMA = pa.schema(
+    [
+        (name, WIDTHS.get(name, pa.int64()) if name in WHOLE else pa.string())
+        for name in GUIDE["images"]
+        if name not in ("listed_classes", "listed_name", "same_bytes_in")
+    ]
+)
+"""The manifest's columns."""
 NAMING = {"images": ("key", "split", "member", "offset"), "classes": ("split", "class_name"), "set": ("set",)}
 
 
 def read(manifest: Path, set_name: str) -> dict[str, pd.DataFrame]:
-    """Tables of facts by name, with the columns of GUIDE."""
-    content = pq.read_table(manifest)
-    classes: list[str] = json.loads(content.schema.metadata[b"classes"])
+    """Tables of facts by name, with the columns of GUIDE. Raises Refusal where the file is damaged."""
+    content = parquet.read(manifest, SCHEMA)
+    with parquet.understood(manifest):
+        classes = parquet.classes(content.schema.metadata)
     images = content.to_pandas()
     images["listed_classes"] = len(classes)
     images["listed_name"] = listed_names(images["label"].to_numpy(), classes)

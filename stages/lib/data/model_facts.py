@@ -54,6 +54,8 @@ GUIDE = {
     },
 }
 MEASURED = tuple(column for column in GUIDE["model"] if column.startswith(("loss_", "val_", "chance_")))
+KINDS = {"num_classes": int, "label_names": list, "pretrained_cfg": dict}
+"""Of config.json's values; each may be left out."""
 NAMING = {"tensors": ("file", "name", "shape"), "model": ("model",)}
 
 
@@ -136,11 +138,16 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """config.json. Raises Refusal."""
+    """config.json, as far as a gate looks at it. Raises Refusal."""
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise unreadable(path, str(error)) from None
+    if not isinstance(config, dict):
+        raise unreadable(path, f"it holds a JSON {type(config).__name__}, not an object")
+    for key, kind in KINDS.items():
+        if not isinstance(config.get(key, kind()), kind):
+            raise unreadable(path, f"{key} is {config[key]!r}, where a JSON {kind.__name__} belongs")
     return config
 
 

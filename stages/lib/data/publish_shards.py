@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from stages.lib.core import parquet, seal
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.upload import Sent, upload
 
@@ -40,8 +41,8 @@ def _facts(index: Path) -> dict[str, dict[str, Any]]:
     """tar -> {sha256, bytes, images, split}, as the index lists them."""
     if not index.is_file():
         raise Refusal(f"There is no index {index}. `dvc repro -s shard@{index.stem}` makes it.")
-    found: dict[str, dict[str, Any]] = json.loads(pq.read_schema(index).metadata[b"shards"])
-    return found
+    with parquet.understood(index):
+        return parquet.shards(seal.unbroken(pq.read_schema(index).metadata))
 
 
 def _must_agree(folder: Path, facts: dict[str, dict[str, Any]]) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 
+from stages.lib.core import parquet
 from stages.lib.data.tar_look import Look, look
 
 GUIDE = {
@@ -76,7 +77,16 @@ GUIDE = {
     },
 }
 FROM_MANIFEST: dict[str, Any] = {"split": "", "label": -1, "sha256": "", "stored_bytes": -1, "stored_sha256": ""}
-FROM_INDEX = ["key", "split", "shard", "offset", "size", "label", "sha256", "width", "height"]
+TYPES = {"label": pa.int32(), "stored_bytes": pa.int64(), "offset": pa.int64(), "size": pa.int64(), "width": pa.int32(),
+         "height": pa.int32()}  # fmt: skip
+"""Of the columns of numbers; the others are texts."""
+MANIFEST = pa.schema([(name, TYPES.get(name, pa.string())) for name in ("key", *FROM_MANIFEST)])
+INDEX = pa.schema(
+    [
+        (name, TYPES.get(name, pa.string()))
+        for name in ("key", "split", "shard", "offset", "size", "label", "sha256", "width", "height")
+    ]
+)
 FROM_SHARDS: dict[str, Any] = {
     "label_in_shard": -1,
     "stored_anew": 0,
@@ -94,12 +104,16 @@ NAMING = {
 
 
 def read(manifest: Path, index: Path, folder: Path, set_name: str) -> dict[str, pd.DataFrame]:
-    """Tables of facts by name, with the columns of GUIDE. Reads every shard; one image at a time is in memory for each core."""
-    wanted = pq.read_table(manifest, columns=["key", *FROM_MANIFEST]).to_pandas()
-    content = pq.read_table(index, columns=FROM_INDEX)
+    """Tables of facts by name, with the columns of GUIDE. Reads every shard; one image at a time is in memory for each core.
+
+    Raises Refusal where one of the two parquet files is damaged.
+    """
+    wanted = parquet.read(manifest, MANIFEST).to_pandas()
+    content = parquet.read(index, INDEX)
+    with parquet.understood(index):
+        listed = parquet.shards(content.schema.metadata)
     store = "anew" if b"store" in content.schema.metadata else "original"
     placed = content.to_pandas().astype({"shard": "str"})
-    listed: dict[str, dict[str, Any]] = json.loads(content.schema.metadata[b"shards"])
     rows = placed.groupby("shard").indices
     names = sorted({*listed, *rows, *(path.name for path in folder.glob("*.tar"))})
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and reading leave Python's lock
@@ -147,7 +161,9 @@ def compare(
         images[f"{column}_in_manifest"] = _mapped(images["key"], first["manifest"][column], empty)
     for column, empty in FROM_SHARDS.items():
         images[column] = _mapped(images["key"], first["shards"][column], empty)
-    images["split_of_shard"] = images["shard"].map({name: about["split"] for name, about in listed.items()}).fillna("")
+    images["split_of_shard"] = (
+        images["shard"].map({name: about.get("split", "") for name, about in listed.items()}).fillna("")
+    )
     return images
 
 
@@ -202,9 +218,16 @@ def read_info(path: Path) -> dict[str, Any]:
     """Splits of timm's _info.json; none where it is missing or unreadable, and the counts then show it."""
     try:
         splits: dict[str, Any] = json.loads(path.read_text())["splits"]
-    except (OSError, ValueError, KeyError):
+        whole = [_is_split(part) for part in splits.values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    return splits
+    return splits if all(whole) else {}
+
+
+def _is_split(part: dict[str, Any]) -> bool:
+    """Whether the counts and names are some. Raises KeyError, TypeError."""
+    lengths = [part["num_samples"], *part["shard_lengths"]]
+    return all(isinstance(one, int) for one in lengths) and all(isinstance(one, str) for one in part["filenames"])
 
 
 def _mapped(keys: pd.Series, values: pd.Series, empty: Any) -> pd.Series:

@@ -11,6 +11,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import pandas as pd
 
+from stages.lib.core.tar_headers import Headers
+
+MOST_DIGITS = 9  # of a class number; it goes into 32 bits
+MOST_JSON, MOST_IMAGE = 1 << 20, 1 << 30  # bytes that are looked at; larger ones are not what `shard` writes
+
 
 @dataclass(frozen=True)
 class Look:
@@ -63,24 +68,29 @@ def members(file: BinaryIO) -> tuple[pd.DataFrame, str]:
     problem = ""
     file.seek(0)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while member := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # or tarfile remembers a million of them
-                key, _, extension = member.name.partition(".")
-                if extension == "cls":
-                    text = os.pread(file.fileno(), member.size, member.offset_data)
-                    labels[key] = int(text) if text.strip().isdigit() else -1
-                elif extension == "json":
-                    text = os.pread(file.fileno(), member.size, member.offset_data)
-                    if b'"stored"' in text:  # said only of an image that `shard.store` has made anew
-                        told = stored_anew(text, file, last)
-                        anew |= {key: told} if told else {}
-                elif member.isreg():
-                    places.append((key, member.offset_data))
-                    last = member
+        for member in Headers(file):
+            name = member.name.encode(errors="surrogateescape").decode(errors="replace")  # a table holds UTF-8 alone
+            key, _, extension = name.partition(".")
+            if extension == "cls":
+                text = beginning(file, member, MOST_DIGITS + 2).strip()
+                labels[key] = int(text) if text.isdigit() and len(text) <= MOST_DIGITS else -1
+            elif extension == "json":
+                text = beginning(file, member, MOST_JSON)
+                if b'"stored"' in text:  # said only of an image that `shard.store` has made anew
+                    told = stored_anew(text, file, last)
+                    anew |= {key: told} if told else {}
+            elif member.isreg():
+                places.append((key, member.offset_data))
+                last = member
     except tarfile.TarError as error:
         problem = str(error)
     return members_table(places, labels, anew), problem
+
+
+def beginning(file: BinaryIO, member: tarfile.TarInfo, most: int) -> bytes:
+    """A payload, or its first `most` bytes: a header may claim what the file has not got."""
+    left = os.fstat(file.fileno()).st_size - member.offset_data
+    return os.pread(file.fileno(), max(0, min(member.size, left, most)), member.offset_data)
 
 
 def stored_anew(text: bytes, file: BinaryIO, image: tarfile.TarInfo | None) -> Anew | None:
@@ -88,11 +98,11 @@ def stored_anew(text: bytes, file: BinaryIO, image: tarfile.TarInfo | None) -> A
     try:
         about = json.loads(text)
         told, original = about["stored"], str(about["sha256"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if not isinstance(told, dict) or image is None:
         return None
-    data = os.pread(file.fileno(), image.size, image.offset_data)
+    data = beginning(file, image, MOST_IMAGE)
     size = jpeg_size(data)
     as_told = told.get("sha256") == hashlib.sha256(data).hexdigest() and size == (told.get("width"), told.get("height"))
     return Anew(original, *(size if as_told else (-1, -1)))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from stages.lib.core import https
 from stages.lib.core.files import flush_folder
 from stages.lib.core.outcome import Refusal
 from stages.lib.ingestion import (
@@ -33,6 +34,7 @@ from stages.lib.ingestion import (
     official,
 )
 from stages.lib.ingestion.official import Needed
+from stages.lib.params.credentials import masked, say
 
 log = logging.getLogger(__name__)
 TINY_IMAGENET = (
@@ -53,7 +55,7 @@ SETS: dict[str, Sequence[Needed]] = {
 }
 CHUNK = 1 << 20
 QUIET_SECONDS = 60.0  # a connection that sends nothing for so long is given up
-TRIES = 5  # in a row without a new byte
+TRIES = 5  # in a row that brought next to nothing
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENOTDIR}
 """What the disk says, not the network: no use in trying again."""
 
@@ -104,7 +106,7 @@ def _fill(one: Needed, part: Path, tag: Path, wait: Callable[[float], object]) -
             _lasting(one, error)
             if _beyond(error, before, tag):
                 break
-            failures = 0 if _size(part) > before else failures + 1
+            failures = 0 if _size(part) > before + https.LITTLE else failures + 1
             if failures >= TRIES:
                 raise ConnectionError(f"{one.url} gave no new byte in {TRIES} tries; the last: {error}") from error
             log.warning("%s: %s; going on at byte %s", one.name, error, f"{_size(part):,}")
@@ -160,7 +162,9 @@ def _validator(answer: Any) -> str:
 def _copy(one: Needed, answer: Any, file: BinaryIO, limit: int) -> None:
     """Append the body, at most up to `limit` bytes of the file."""
     tenth = file.tell() * 10 // limit
-    while data := answer.read(CHUNK):
+    pace = https.Pace()
+    while data := answer.read1(CHUNK):
+        pace.took(len(data))
         if file.tell() + len(data) > limit:
             raise Refusal(f"{one.url} sends more than the {limit:,} bytes it should have; the download was stopped.")
         file.write(data)
@@ -234,8 +238,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    say()
     try:
         main(sys.argv[1:])
     except (Refusal, ConnectionError) as said:
-        raise SystemExit(str(said)) from None
+        raise SystemExit(masked(str(said))) from None

@@ -46,8 +46,17 @@ def inner(name: str, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
             for found, number in zip(part[image].to_pylist(), part[label].to_pylist(), strict=True):
                 yield _inner(name, split, row, found, -1 if number is None else number)
                 row += 1
-    except (pa.ArrowException, OSError) as error:
-        raise Refusal(f"{name} is no parquet file that can be read to its end ({error}). Get it again.") from None
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        MemoryError,
+    ) as error:  # Arrow's words for damage
+        raise Refusal(
+            f"{name} is no parquet file that can be read to its end ({type(error).__name__}: {str(error)[:300]}). Get it again."
+        ) from None
 
 
 def _inner(name: str, split: str, row: int, found: dict[str, Any] | None, label: int) -> tuple[str, bytes]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.lib.core import seal
+
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -50,10 +52,14 @@ def write(
 
     store: of a set whose large images are stored anew; its gate reads it.
     """
-    metadata = {b"classes": json.dumps(list(classes), ensure_ascii=False), b"shards": json.dumps(shards)}
+    metadata = {
+        b"classes": json.dumps(list(classes), ensure_ascii=False).encode(),
+        b"shards": json.dumps(shards).encode(),
+    }
     if store:
-        metadata[b"store"] = json.dumps(store)
+        metadata[b"store"] = json.dumps(store).encode()
     columns = zip(*places, strict=True)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-    table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata(metadata))
-    pq.write_table(table, path, compression="zstd", use_dictionary=["split", "shard"])
+    table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata(seal.sealed(metadata)))
+    # Checksums, as training trusts every row of it without a look at the shards: stages/lib/data/index.py compares them.
+    pq.write_table(table, path, compression="zstd", use_dictionary=["split", "shard"], write_page_checksum=True)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.lib.core import parquet
+
 SCHEMA = pa.schema([("member", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string()), ("offset", pa.int64())])
 
 
@@ -42,6 +44,6 @@ def write(path: Path, table: pa.Table) -> None:
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """Entries in order of member."""
-    table = pq.read_table(path, schema=SCHEMA)
+    """Entries in order of member. Raises Refusal where the file is damaged."""
+    table = parquet.read(path, SCHEMA)
     return map(Entry, *(table[name].to_pylist() for name in SCHEMA.names))

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.lib.core import parquet
+
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -78,7 +80,8 @@ def write(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> None:
 
 
 def read(path: Path) -> tuple[list[Row], list[str]]:
-    """(rows by key, class names)."""
-    table = pq.read_table(path)
+    """(rows by key, class names). Raises Refusal where the file is damaged."""
+    table = parquet.read(path, SCHEMA)
     rows = list(map(Row, *(table[name].to_pylist() for name in SCHEMA.names)))
-    return rows, json.loads(table.schema.metadata[b"classes"])
+    with parquet.understood(path):
+        return rows, parquet.classes(table.schema.metadata)

@@ -3,9 +3,6 @@
 Everything after `scan` and before `shard` can then be skipped or pulled; only what reads raw images needs them.
 """
 
-import configparser
-import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.lib.core.outcome import Refusal
+from stages.lib.ingestion import dvc_cache
 from stages.lib.ingestion.raw import Place
 from stages.lib.ingestion.stat_cache import StatCache
 
@@ -26,12 +24,12 @@ def find(set_name: str, path: str, place: Place, cache: StatCache) -> tuple[Path
     state = cache.state(path)
     copy = cache.listing(state) if state else None
     md5, tried = _locked(set_name, path)
-    if copy and md5 in ("", _md5(copy)):
+    if copy and md5 in ("", dvc_cache.md5(copy)):
         return copy, f"the last scan's copy, {copy}"
-    for folder in _dvc_caches():
-        file = folder / "files" / "md5" / md5[:2] / md5[2:]
+    for folder in dvc_cache.folders():
+        file = dvc_cache.place(folder, md5)
         tried.append(f"{file}: {'found' if md5 and file.is_file() else 'no' if md5 else 'not looked for'}")
-        if md5 and file.is_file() and _md5(file) == md5:
+        if md5 and file.is_file() and dvc_cache.md5(file) == md5:
             return file, f"the listing dvc.lock names, {file}"
     if copy:
         return (
@@ -66,26 +64,3 @@ def _locked(set_name: str, path: str) -> tuple[str, list[str]]:
     if source.get("path") != path:
         return "", [f"{lock.absolute()}: scan@{set_name} was run on {source.get('path')!r}"]
     return md5, [f"{lock.absolute()}: scan@{set_name} made a listing with md5 {md5}"]
-
-
-def _dvc_caches() -> list[Path]:
-    """Local DVC caches of this checkout and of the repository DVC runs for, as their configurations say."""
-    roots = dict.fromkeys([Path.cwd(), Path(os.environ.get("DVC_ROOT", ".")).absolute()])
-    return [_dvc_cache(root / ".dvc") for root in roots if (root / ".dvc").is_dir()]
-
-
-def _dvc_cache(dvc: Path) -> Path:
-    for name in ("config.local", "config"):
-        config = configparser.ConfigParser(interpolation=None, strict=False)
-        try:
-            config.read(dvc / name)
-        except configparser.Error:
-            continue
-        if config.has_option("cache", "dir"):
-            return dvc / config.get("cache", "dir").strip("'\" ")  # relative to .dvc, as DVC has it
-    return dvc / "cache"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

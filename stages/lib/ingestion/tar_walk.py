@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from stages.lib.core.outcome import Refusal
+from stages.lib.core.tar_headers import Headers
 
 log = logging.getLogger(__name__)
 MAGIC = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd", b"PK": "zip"}
@@ -32,24 +33,21 @@ def _headers(where: str, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """Every header, and proof that the tar was read to its end: tarfile takes a damaged header for the end mark."""
     start = file.read(2)
     file.seek(0)
+    headers = Headers(file)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (info := tar.next()) is not None:
-                yield info
-                tar.members = []  # type: ignore[attr-defined]  # else a million of them pile up
-            end = tar.offset
+        yield from headers
     except tarfile.TarError as error:
         raise _unreadable(where, start, str(error)) from None
-    file.seek(end)
+    file.seek(headers.end)
     mark = file.read(512)
     if not mark:
         log.warning("%s has no end mark; if it was downloaded, check that it is whole", where)
     elif mark.count(0) < len(mark):
-        raise Refusal(f"{where}: the header at byte {end:,} is damaged. Get the tar again.")
+        raise Refusal(f"{where}: the header at byte {headers.end:,} is damaged. Get the tar again.")
     while rest := file.read(CHUNK):
         if rest.count(0) < len(rest):
             raise Refusal(
-                f"{where} goes on after its end mark at byte {end:,}: tars were joined with `cat`, or it is damaged. "
+                f"{where} goes on after its end mark at byte {headers.end:,}: tars were joined with `cat`, or it is damaged. "
                 "Join them with `tar --concatenate`, or get the tar again."
             )
 

@@ -1,8 +1,11 @@
 """Tensors out of a file somebody else wrote, .safetensors or a torch pickle, without executing anything in it."""
 
 import argparse
+import io
+import pickletools
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import safetensors.torch
 import torch
@@ -13,6 +16,8 @@ from stages.lib.core.outcome import Refusal
 
 WRAPPERS = ("model", "state_dict")
 ZIP = b"PK\x03\x04"
+LONGEST_NAME = 1000  # bytes of a global that a pickle asks for, or of another line in one
+MOST_WORDS = 2000  # characters of torch's explanation
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -38,10 +43,39 @@ def _content(path: Path) -> Any:
     try:
         # The published DeiT files carry the run's argparse.Namespace beside `model`. It is a bag of attributes: allowing
         # torch's restricted unpickler to make one runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+        with torch.serialization.safe_globals([argparse.Namespace]), Bounded(io.FileIO(path)) as file:
+            if start.startswith(ZIP):
+                as_saved(file)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a pickle it does not trust
         raise Refusal(
-            f"{path} holds more than tensors and plain values, or is no torch file ({error}). Save its state dict alone, better "
-            "as safetensors, and try again."
+            f"{path} holds more than tensors and plain values, or is no torch file ({str(error)[:MOST_WORDS]}). Save its state "
+            "dict alone, better as safetensors, and try again."
         ) from None
+
+
+class Bounded(io.BufferedReader):
+    """A file whose lines are as long as a name: torch searches a refused name in a time that grows with its square."""
+
+    def readline(self, _size: int | None = -1, /) -> bytes:
+        """Raises ValueError for a line of more than LONGEST_NAME bytes."""
+        line = super().readline(LONGEST_NAME + 1)
+        if len(line) > LONGEST_NAME:
+            raise ValueError(f"a name of more than {LONGEST_NAME:,} bytes")
+        return line
+
+
+def as_saved(file: BinaryIO) -> None:
+    """Raises ValueError for a zip that torch.save did not write: its entries are stored, so that none unfolds to more than it is.
+
+    The same goes for the names its pickle asks for. Leaves the file at its beginning.
+    """
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+                raise ValueError(f"{entry.filename[:100]} is compressed, which torch.save does not do")
+            if entry.filename.endswith("/data.pkl"):
+                with Bounded(cast(Any, archive.open(entry))) as data:
+                    for _ in pickletools.genops(data):  # type: ignore[arg-type]
+                        pass
+    file.seek(0)

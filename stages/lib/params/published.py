@@ -2,10 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import Field, RootModel, StringConstraints
+from pydantic import BeforeValidator, Field, RootModel, StringConstraints
+
+from stages.lib.params.credentials import without
 
 S3Uri = Annotated[
     str,
+    BeforeValidator(
+        lambda value: without(value) if isinstance(value, str) else value
+    ),  # before the pattern's words repeat it
     StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/.*)?$"),
     Field(description="an address such as s3://bucket/prefix"),
 ]

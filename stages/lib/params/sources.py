@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, RootModel, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, RootModel, StringConstraints, model_validator
 
+from stages.lib.params.credentials import without
 from stages.lib.params.frozen import Frozen
 
 SetName = Annotated[
@@ -30,7 +31,7 @@ class Source(Frozen):
     """folder: <class>/* or <split>/<class>/*. tiny-imagenet: wnids.txt, words.txt, train/<wnid>/images/*, val/images/*
     with val_annotations.txt. Each as a folder or inside one .tar or .tar.gz. The others: the files as their publishers
     give them, archives unopened (docs/formats.md has a table)."""
-    path: Annotated[str, StringConstraints(min_length=1)]
+    path: Annotated[str, StringConstraints(min_length=1), AfterValidator(without)]
     """A folder, an archive, or s3://bucket/prefix; a relative path starts at the raw root ($TUTELAGE_RAW, else data/raw)."""
     embedded: Literal["digits-0-6", "digits-7-9"] | None = None
     """Write scikit-learn's bundled handwritten digits of these classes to `path` first, where nothing is there yet."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from stages.lib.params.credentials import without
 from stages.lib.params.frozen import Frozen
 from stages.lib.params.training import Training
 
@@ -82,7 +83,8 @@ class Teacher(Training):
     @field_validator("source")
     @classmethod
     def known(cls, value: str) -> str:
-        """Four kinds of place, told apart by how they begin."""
+        """Four kinds of place, told apart by how they begin; no password among them."""
+        without(value)
         if value.startswith("timm/") and not HUB_NAME.fullmatch(value):
             raise ValueError(
                 f"{value!r} is no name on timm's hub such as timm/regnety_160.deit_in1k; a local file is ./{value}"

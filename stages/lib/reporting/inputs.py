@@ -4,7 +4,6 @@ import base64
 import csv
 import hashlib
 import io
-import json
 import math
 import struct
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.core.outcome import Refusal
+from stages.lib.reporting import measured
 from stages.lib.reporting.sources import Fact
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -100,12 +100,20 @@ class Folder:
         if data is None:
             return None
         try:
-            values = json.loads(data)
+            values = measured.numbers(data)
         except ValueError as error:
             raise self._damaged(name, f"is not JSON ({error})") from None
         if not isinstance(values, dict):
             raise self._damaged(name, f"holds a JSON {type(values).__name__}, not an object")
         return Record(self.label(name), values)
+
+    def metrics(self, model: str) -> Record | None:
+        """What was measured of a model. Raises Refusal at a value that cannot be one."""
+        name = f"metrics/{model}.json"
+        record = self.record(name)
+        if record and (wrong := measured.problem(record.values, model)):
+            raise self._damaged(name, wrong)
+        return record
 
     def table(self, name: str, columns: Sequence[str]) -> list[dict[str, str]] | None:
         """The rows of a CSV file that has at least these columns. Raises Refusal if one is missing or a row is cut short."""

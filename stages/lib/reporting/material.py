@@ -64,4 +64,4 @@ def gather(report: Report, sets: Sets, folder: Folder) -> Material:
 
 
 def _model(folder: Folder, name: str, title: str, colour: str) -> Model:
-    return Model(name, title, colour, folder.record(f"metrics/{name}.json"), folder.history(name))
+    return Model(name, title, colour, folder.metrics(name), folder.history(name))

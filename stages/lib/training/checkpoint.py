@@ -3,6 +3,7 @@
 Of several processes the first one writes and reads; the others are told what it read.
 """
 
+import errno
 import hashlib
 import io
 import logging
@@ -75,17 +76,19 @@ class Keeper:
         """Checkpoints, newest first, without those set aside."""
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
 
-    def _newest(self) -> memoryview | None:
+    def _newest(self) -> bytes | None:
         """Of the checkpoints here, the first that verifies."""
         there = self.all()
         for path in there:
-            data = path.read_bytes()
-            payload, digest = memoryview(data)[:-DIGEST], data[-DIGEST:]
-            if hashlib.sha256(payload).hexdigest().encode() == digest:
+            if (payload := _verified(path)) is not None:
                 return payload
             self._set_aside(path)
         if there:
-            log.error("NO CHECKPOINT IS LEFT that verifies, of %d in %s: training starts over", len(there), self.folder)
+            log.error(
+                "NO CHECKPOINT IS LEFT that verifies, of %d in %s: without another, training starts over",
+                len(there),
+                self.folder,
+            )
         return None
 
     def _set_aside(self, path: Path) -> None:
@@ -93,8 +96,8 @@ class Keeper:
         aside = path.with_name(f"damaged-{path.name}")
         path.rename(aside)
         log.warning(
-            "checkpoint %s is damaged (its sha256 does not match); it is kept as %s, remove it if you have no use for it; "
-            "trying the one before",
+            "checkpoint %s is damaged (its sha256 does not match, or the disk cannot read it); it is kept as %s, remove it if "
+            "you have no use for it; trying the one before",
             path,
             aside.name,
         )
@@ -118,6 +121,18 @@ class Keeper:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:010d}.pt"
+
+
+def _verified(path: Path) -> bytes | None:
+    """What was saved; None where it is not what was written, or lies on a bad sector."""
+    try:
+        with path.open("rb") as file:
+            payload, digest = file.read(max(0, path.stat().st_size - DIGEST)), file.read()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None
+    return payload if hashlib.sha256(payload).hexdigest().encode() == digest else None
 
 
 class _Hashing:

@@ -5,6 +5,8 @@ Of several processes the first one speaks for all.
 
 import json
 import logging
+import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -82,6 +84,11 @@ class Journal:
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
 
+    def settle(self) -> None:
+        """Let a power cut leave the rows so far; before a checkpoint, whose resume does not write them again."""
+        if not self.mute:
+            os.fsync(self.rows.fileno())
+
     def seen(self, step: int, numbers: dict[str, float]) -> None:
         """What validation after `step` steps found, for TensorBoard; the history is where it is kept."""
         for name, value in numbers.items() if not self.mute else ():
@@ -120,20 +127,27 @@ def speed(rates: dict[str, float]) -> str:
 
 
 def forget_after(path: Path, step: int, rewinds: int = 0) -> int:
-    """Drop the rows of metrics.jsonl past `step`, and a last line cut short by a kill; returns how many tell of a rewind.
+    """Drop the rows of metrics.jsonl past `step`, and what a kill or a power cut left of a line; returns how many tell of a rewind.
 
     rewinds: times the run went back by then; rows about others are dropped too.
     """
     if not path.exists():
         return 0
     kept, told = [], 0
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n"):
-            continue
-        row = json.loads(line)
-        if row["step"] <= step and row.get("rewind", 0) <= rewinds:
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
+        at, rewind = _place_of(line)
+        if at <= step and rewind <= rewinds:
             kept.append(line)
-            told += "rewind" in row
+            told += rewind > 0
     with files.replace(path) as temporary:
         temporary.write_text("".join(kept))
     return told
+
+
+def _place_of(line: str) -> tuple[float, int]:
+    """(step, number of the rewind it tells of or 0) of a whole row; of anything else a step that never comes."""
+    try:
+        row = json.loads(line) if line.endswith("\n") else {}
+        return int(row["step"]), int(row.get("rewind", 0))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return math.inf, 0

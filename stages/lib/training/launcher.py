@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NoReturn, Self, cast
 from stages.lib.core import load, outcome, ranks
 from stages.lib.core.outcome import Ending, Refusal
 from stages.lib.core.signals import Stopped, end_with_parent, outlive_parent
+from stages.lib.params.credentials import say
 from stages.lib.params.system import System
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _work(main: Callable[[], None]) -> NoReturn:
     from stages.lib.training import processes
 
     level = logging.INFO if ranks.first() else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    say(level)
     logging.getLogger("timm").setLevel(logging.WARNING)
     system = load.load("system", System)
     patience = datetime.timedelta(seconds=system.collective_seconds)

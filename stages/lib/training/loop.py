@@ -299,6 +299,7 @@ class _Course:
         trained.bring_home()
         trained.refuse_bad_weights()  # the loss is computed before the update, so finite losses prove too little
         with self.took.aside("saving"):
+            self.journal.settle()
             self.keeper.save(trained.step, trained.state())
         trained.saved = trained.step
         self.took.write()
