@@ -50,7 +50,7 @@ TOLERANCE = 1e-5
 """Relative difference of a loss that rounding may make: another vector width, number of threads or choice of kernels moved the
 transformers' curves by at most 2.2e-7, a learning rate 1 % higher by 2e-4 to 3e-3 (seen on one machine; docs/reliability.md)."""
 HELD = {"teacher": 10}
-"""Steps held so closely, where not all are: batch norm at a high rate makes ever more of rounding, 3e-7 by step 12, 1e-2 by step 30."""
+"""Steps held so closely, where not all are: batch norm at a high rate makes much of rounding, 3e-7 by step 12, 1e-2 by step 30."""
 LOOSE = 0.1
 """For steps after those; two revisions are compared to the bit all the same."""
 MOVED = (

@@ -204,14 +204,14 @@ def compare(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 @pytest.mark.slow
 def test_revisions__a_comment_is_equal_and_a_rate_is_not(history: Path) -> None:
     same = compare(history, "HEAD~2", "HEAD~1", "--stages", "pretrain,transfer")
-    output, _ = same.communicate(timeout=300)
+    output, _ = same.communicate(timeout=900)
     assert same.returncode == 0, output
     assert [line.split()[:3] for line in output.splitlines()[-2:]] == [
         ["pretrain", "yes", "-"],
         ["transfer", "yes", "-"],
     ]
     other = compare(history, "HEAD~1", "HEAD", "--stages", "pretrain,transfer")
-    output, _ = other.communicate(timeout=300)
+    output, _ = other.communicate(timeout=900)
     assert other.returncode == 1, output
     one, two = (line.split() for line in output.splitlines()[-2:])
     assert one[:2] == ["pretrain", "NO"] and 2 <= int(one[2]) <= 4 and two[:3] == ["transfer", "yes", "-"]

@@ -1,15 +1,17 @@
 """Old run folders: listed, removed, and never one that a process holds."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stages.lib.core import run_folders, runs
+from stages.lib.core import files, run_folders, runs
 from stages.lib.core.outcome import Refusal
 from tests.conftest import ROOT
 
@@ -18,14 +20,11 @@ HOLD = (
     "with runs.open_run('a', None, [], []): print('held', flush=True); time.sleep(60)"
 )
 START_AGAIN = """
-import sys, time
+import time
 from pathlib import Path
 from stages.lib.core import runs
-if sys.argv[1] == "careless":
-    runs._is = lambda *_: True
 lost, folders = 0, set()
-end = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < end:
+while not Path("stop").exists():
     try:
         with runs.open_run("a", None, [], []) as run:
             (run.folder / "work").write_text("x")
@@ -36,6 +35,8 @@ while time.monotonic() < end:
         lost += 1
 print(lost, len(folders))
 """
+TIMES = 5
+"""Folders that are removed while a run starts again and again."""
 
 
 @pytest.fixture
@@ -138,28 +139,49 @@ def test_prune__takes_away_what_one_that_was_killed_has_left(project: Path, caps
     assert not left.exists()
 
 
-def raced(kind: str, seconds: float) -> tuple[int, int, int]:
-    """(times a run lost what it wrote, folders it had, folders removed) while one starts and ends and another removes."""
-    process = started(START_AGAIN, kind, str(seconds))
-    folder = Path(os.environ["TUTELAGE_RUNS"]) / "a" / runs.identity("a", [], [])[0]
-    removed = 0
-    while process.poll() is None:
+def test_prune__racing_a_run_that_starts_costs_it_nothing(project: Path) -> None:
+    """One process opens and leaves its run as fast as it can, this one removes the folder whenever nobody holds it."""
+    process = started(START_AGAIN)
+    folder = project / "runs/a" / runs.identity("a", [], [])[0]
+    removed, end = 0, time.monotonic() + 30
+    while removed < TIMES and time.monotonic() < end:
         removed += run_folders.remove(folder)
-    assert process.stdout is not None
-    lost, had = map(int, process.stdout.read().split())
-    return lost, had, removed
+    (project / "stop").touch()
+    output, _ = process.communicate(timeout=30)
+    lost, had = map(int, output.split())
+    assert lost == 0 and removed == TIMES and had > 1
+
+
+def removed_as_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the folder be removed after a starting run has opened its lease, before it has it."""
+    flock, folder = fcntl.flock, files.root() / "a" / runs.identity("a", [], [])[0]
+    left = [True]
+
+    def late(descriptor: int, how: int) -> None:
+        if left.pop() if left else False:
+            assert run_folders.remove(folder)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(runs, "fcntl", types.SimpleNamespace(flock=late, LOCK_EX=fcntl.LOCK_EX, LOCK_NB=fcntl.LOCK_NB))
 
 
 @pytest.mark.usefixtures("project")
-def test_prune__racing_a_run_that_starts_costs_it_nothing() -> None:
-    lost, had, removed = raced("careful", 1.5)
-    assert lost == 0 and had > 1 and removed > 1
+def test_prune__between_a_runs_opening_its_lease_and_having_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    removed_as_it_starts(monkeypatch)
+    with runs.open_run("a", None, [], []) as run:
+        assert (run.folder / "lease").exists() and (run.folder / "identity.json").exists()
+        assert run_folders.holder(run.folder) and not run_folders.remove(run.folder)
 
 
 @pytest.mark.usefixtures("project")
-def test_prune__racing_a_run_that_trusts_any_lease_is_seen() -> None:
-    """Negative control: a run that takes the lease of a folder which has gone works in no folder."""
-    assert raced("careless", 1.5)[0] > 0
+def test_prune__a_run_that_trusts_any_lease_loses_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: a lease of a folder that has gone holds nobody off."""
+    removed_as_it_starts(monkeypatch)
+    monkeypatch.setattr(runs, "_is", lambda *_: True)
+    with runs.open_run("a", None, [], []) as run:
+        assert not (run.folder / "lease").exists() and not run_folders.holder(run.folder)
+        with runs.open_run("a", None, [], []) as other:  # two writers
+            assert other.folder == run.folder
 
 
 def test_main__an_unknown_command_is_named() -> None:

@@ -271,7 +271,7 @@ def test_rewind__in_the_first_epoch_goes_back_to_the_start(tmp_path: Path) -> No
     assert rows(tmp_path / "went")[0] == {"step": 0, "rewind": 1, "diverged_at": 4}
 
 
-@pytest.mark.parametrize("every_seconds", [0.0, 1e9])
+@pytest.mark.parametrize("every_seconds", [0.0, pytest.param(1e9, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("die_at", [(BAD, 1), (STEPS, 2), (BAD, 2), (BAD + 1, 1), (STEPS * 2, 1), (STEPS * 2 + 1, 1)])
 def test_rewind__killed_around_it_and_started_again_ends_with_the_same_bits(
     tmp_path: Path, every_seconds: float, die_at: tuple[int, int]
