@@ -11,8 +11,9 @@ demo: setup
 	dvc repro
 	python -m stages.report --summary
 
+# A process a core, four at most: the tests start processes of their own. A file's tests stay together, as they share what they set up.
 test: setup lint
-	python -m pytest
+	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Longer than the default suite allows: the whole pipeline, killed and resumed, on the embedded set.
 test-slow: setup
