@@ -205,7 +205,7 @@ FAULTS = [
     limits("cut off", lambda _: cut(LIMITS, 100), "git checkout"),
     limits("of another form", lambda _: LIMITS.write_text("[]"), "must be"),
     limits(
-        "a column there is not", limit(lambda line: line["kwargs"].update(column="kee")), "'kee'", "Did you mean 'key'"
+        "a column there is not", limit(lambda line: line["kwargs"].update(column="kee")), "'kee'", "Did you mean key?"
     ),
     limits("an expectation there is not", limit(lambda line: line.update(type="expect_good")), "'expect_good'"),
     limits(
