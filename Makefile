@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune clean
+.PHONY: demo test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz clean
 
 demo: setup
 	dvc repro
 	python -m stages.report --summary
 
+# A process a core, four at most: the tests start processes of their own. A file's tests stay together, as they share what they set up.
 test: setup lint
-	python -m pytest
+	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Longer than the default suite allows: the whole pipeline, killed and resumed, on the embedded set.
 test-slow: setup
@@ -27,7 +28,8 @@ setup: $(VENV)/installed
 $(VENV)/installed: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	awk '/^uv==/ { mine = 1; print; next } /^[^ ]/ { mine = 0 } mine' requirements.lock > $(VENV)/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/python -m stages.lib.core.native
 	touch $@
@@ -86,14 +88,25 @@ RESULTS ?= gpu.jsonl
 bench-gpu:
 	python -m benchmarks.gpu --results $(RESULTS) $(if $(IMAGES),--images $(IMAGES))
 
-# Run folders (checkpoints, live logs): list them, or remove all but each stage's newest.
+# Run folders (checkpoints, live logs): list them, or remove all but each stage's newest and those in use.
 runs: setup
-	python -m stages.lib.core.runs list
+	python -m stages.lib.core.run_folders list
 prune: setup
-	python -m stages.lib.core.runs prune
+	python -m stages.lib.core.run_folders prune
 
 lock: setup
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --quiet --no-header --output-file requirements.lock
+
+# Known weaknesses of what requirements.lock pins. Asks a database on the network, and fails where it got no answer.
+audit: setup
+	pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict --progress-spinner off
+
+# Damaged and hostile files, made in thousands, for whatever reads what others wrote: make fuzz [TARGET=tar] [MINUTES=10] [SEED=0]
+TARGET ?= all
+MINUTES ?= 10
+SEED ?= 0
+fuzz: setup
+	python -m tests.fuzz $(TARGET) --minutes $(MINUTES) --seed $(SEED)
 
 clean:
 	rm -rf data/runs

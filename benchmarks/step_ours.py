@@ -108,7 +108,8 @@ def labelling(size: int, device: torch.device, precision: Precision, compiled: b
     """Stage `label` with a RegNetY-16GF of random weights asked about `size` images at once, laid out as it is on this device."""
     torch.manual_seed(0)
     network = teacher.create("regnety_160", None, TEACHER_CLASSES).to(device).eval()
-    way = asking.Way(precision, 0, channels_last=device.type == "cuda" or compiled, compiled=compiled)
+    last = asking.layout(network, precision, TEACHER_SIZE) == "channels-last" if device.type == "cuda" else compiled
+    way = asking.Way(precision, 0, channels_last=last, compiled=compiled)
     asked = asking.asked(network, way)
     answered = asking.Answered(EPOCH_STEPS * size + pictures.MOST, 0, device)
     return Work(

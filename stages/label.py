@@ -107,7 +107,8 @@ def main() -> None:
         must_be_shared(run)
         stream = replace(stream, pinned=device.type == "cuda")
         teacher = teaching.load(TEACHER, index.classes, normalisation.root).to(device)
-        work = Work(facts, stream, teacher, way_of(answering, run, system, device), device, run, rank, system, watch)
+        way = way_of(answering, run, system, teacher, views.image_size)
+        work = Work(facts, stream, teacher, way, device, run, rank, system, watch)
         ask(work, missing(work, range(rank.index, views.epochs, rank.world)))
         if rank.index == 0:
             wait_for_others(work)
@@ -137,9 +138,15 @@ def must_be_storable(facts: Facts) -> None:
         )
 
 
-def way_of(answering: Labelling, run: Run, system: System, device: torch.device) -> Way:
+def way_of(answering: Labelling, run: Run, system: System, teacher: nn.Module, image_size: int) -> Way:
     """How the teacher is run here: chosen at the first start and kept on resume, like the device, since it moves last bits."""
-    last = device.type == "cuda" or system.label_compile  # compiling moves last bits by itself, so nothing is lost
+    weights = list(teacher.parameters())
+    device = weights[0].device
+    last = system.label_compile  # compiling moves last bits by itself, so nothing is lost
+    if device.type == "cuda":
+        sizes = ["label", device.type, answering.precision, image_size, [list(weight.shape) for weight in weights]]
+        measure = lambda: {"layout": labelling.layout(teacher, answering.precision, image_size)}  # noqa: E731
+        last = kernels.chosen(run, {"layout": labelling.LAYOUTS}, sizes, measure)["layout"] == "channels-last"
     chosen = {"images": system.label_batch, "channels_last": last, "compiled": system.label_compile}
     kept = machine.remembered(run, "forward", chosen)
     if kept != chosen:

@@ -67,6 +67,7 @@ def main() -> None:
         plan = replace(
             planned(cfg.optimizer, cfg.schedule, cfg.epochs, cfg.batch_size, steps, system.log_steps, passes),
             precision=cfg.precision,
+            divergence=cfg.divergence,
             flops_per_image=flops.training_flops(mae_macs(cfg.model, cfg.decoder, cfg.image_size, cfg.mask_ratio)),
         )
         journal = Journal(run, "pretrain", plan.steps, system.log_seconds)
@@ -86,6 +87,7 @@ def main() -> None:
             look,
             watch,
             stream.meter,
+            stream.keys,
         )
         picture = examine(objective, cfg, val, reader, system.workers)[1]
         if not ranks.first():

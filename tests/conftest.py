@@ -26,4 +26,4 @@ def shared() -> Path:
     return folder.resolve()
 
 
-pytest_plugins = ["tests.workspace", "tests.s3", "tests.e2e.postgres", "tests.e2e.fleet"]
+pytest_plugins = ["tests.workspace", "tests.forks", "tests.s3", "tests.e2e.postgres", "tests.e2e.fleet"]

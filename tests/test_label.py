@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from stages import distill, label
 from stages.lib.core import files, load
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.ranks import Rank
+from stages.lib.core.runs import Run
 from stages.lib.data import label_store
 from stages.lib.data.batches import batches
 from stages.lib.data.classifier_stream import stream_of
@@ -28,6 +29,8 @@ from stages.lib.data.shards import ShardReader
 from stages.lib.models import teaching
 from stages.lib.params.train import Train
 from stages.lib.params.views import Views
+from stages.lib.training import kernel_memory, kernels, labelling
+from stages.lib.training.labelling import Way
 from tests.workspace import SET, edit, run, start, workers
 
 STORED, STUDENT = Path("data/labels/stored"), Path("data/models/student/model.safetensors")
@@ -338,3 +341,23 @@ def test_label__bf16_prints_what_it_flips_and_a_changed_partition_is_kept_on_res
     assert "keeping this run's forward passes {'images': 40" in run(folder, "stages.label", SET)
     facts, _ = store_of(folder)
     assert facts.parts["train.labelling.precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "last"), [("cuda", "contiguous", False), ("cuda", "channels-last", True), ("cpu", "", True)]
+)
+def test_way_of__a_gpus_layout_is_measured_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, found: str, last: bool
+) -> None:
+    """By nobody on a CPU, where a compiled teacher wants its channels last. The teacher stands for one on a GPU."""
+    weight = SimpleNamespace(device=torch.device(device), shape=(8, 3, 3, 3))
+    teacher = SimpleNamespace(parameters=lambda: iter([weight]))
+    answering, system = SimpleNamespace(precision="bf16"), SimpleNamespace(label_batch=0, label_compile=True)
+    measured: list[int] = []
+    monkeypatch.setattr(kernel_memory, "place", lambda: tmp_path / "memory.json")
+    monkeypatch.setattr(labelling, "layout", lambda *_: measured.append(1) or found)
+    monkeypatch.setattr(kernels, "refuse_without_compiler", lambda _: None)
+    for _ in range(2):
+        way = label.way_of(answering, Run(tmp_path, "x"), system, teacher, 16)  # type: ignore[arg-type]
+        assert way == Way("bf16", 0, last, True)
+    assert len(measured) == (device == "cuda")

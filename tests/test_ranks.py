@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.lib.core import files
+from tests.doors import doors, open_to_others
 from tests.workspace import SET, edit, run, start, workers
 
 MAE = Path("data/models/mae/model.safetensors")
@@ -201,7 +202,11 @@ def test_pretrain__a_death_without_restarts_ends_all_and_another_number_goes_on(
     folder = copy(project, tmp_path / "p", system__ranks=2, system__max_restarts=0)
     process = start(folder, "stages.pretrain", SET)
     follow(process, "step 3 of")
-    killed, both = time.monotonic(), workers(process.pid)
+    both = workers(process.pid)
+    assert doors([process.pid, *both]) and not open_to_others(
+        [process.pid, *both]
+    )  # no other machine reaches their stores
+    killed = time.monotonic()
     os.kill(both[1], signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and time.monotonic() - killed < 60, output

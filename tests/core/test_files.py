@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,30 @@ def test_replace__a_failure_leaves_the_old_file_and_no_rest(tmp_path: Path) -> N
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_replace__flushes_the_file_then_renames_then_flushes_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush: bool
+) -> None:
+    """In this order alone a power cut leaves the old or the new one, whole; without flush only the rename is left."""
+    done, fsync, rename = list[str](), os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        done.append(f"flush {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def watched_rename(self: Path, to: Path) -> Path:
+        done.append(f"rename {self.name} {to.name}")
+        return rename(self, to)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_rename)
+    with files.replace(tmp_path / "a.txt", flush=flush) as temporary:
+        temporary.write_text("new")
+        name = temporary.name
+    order = [f"flush {name}", f"rename {name} a.txt", f"flush {tmp_path.name}"]
+    assert done == (order if flush else order[1:2])
 
 
 def test_replace_folder__a_failure_leaves_the_old_folder_and_no_rest(tmp_path: Path) -> None:

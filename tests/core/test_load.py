@@ -1,5 +1,6 @@
 """params.yaml as DVC reads it: values, blocks, syntax errors."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,39 @@ def test_load_optional__null_where_the_key_is_left_out(write: Path) -> None:
     write.write_text("lamp: {watts: bright}\n")
     with pytest.raises(Refusal, match=r"lamp\.watts"):
         load.load_optional("lamp", "watts", Watts)
+
+
+DEEP = {
+    "brackets": "a: " + "[" * 100_000,
+    "blocks": "- " * 100_000,
+    "closed brackets": "a: " + "[" * 60 + "]" * 60,
+    "a billion laughs": "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghijkl")),
+    "a list that holds itself": "a: &a [1, *a]",
+    "a long file": "a: b\n#" + "x" * (1 << 18),
+}
+
+
+@pytest.mark.parametrize("what", DEEP)
+def test_parse__what_would_end_the_process_is_refused(what: str) -> None:
+    """The first two were a segmentation fault of ruamel's C parser, the fourth a message that was never finished."""
+    with pytest.raises(Refusal, match=r"params\.yaml (holds blocks more than|has 2)"):
+        load.parse(DEEP[what])
+
+
+def test_parse__anchors_that_people_use_are_read() -> None:
+    text = "base: &base {a: 1, b: [1, 2]}\none:\n  <<: *base\n  c: 3\ntwo: *base\n"
+    assert load.parse(text)["one"] == {"a": 1, "b": [1, 2], "c": 3} and load.parse(text)["two"]["b"] == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["a: !!bool 3", "a: 2001-99-99", "a: !!float x"])
+def test_parse__what_cannot_be_made_a_value_is_refused(text: str) -> None:
+    with pytest.raises(Refusal, match=r"params\.yaml"):
+        load.parse(text)
+
+
+def test_whole__a_value_that_would_end_the_process_is_shown_short() -> None:
+    """Is a text a number without quotes? Asked of ten thousand brackets, the C parser ended the process."""
+    with pytest.raises(Refusal, match="watts") as caught:
+        load._validate({"watts": "[" * 100_000}, Lamp, ("lamp",))
+    assert len(str(caught.value)) < 1000

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import deploy
+from flows import deploy, settings
+from tests.doors import doors, open_to_others
 from tests.e2e import standins
 from tests.e2e.server import clean, until
 from tests.e2e.started import Started
@@ -28,6 +29,8 @@ def started(tmp_path: Path) -> Iterator[Started]:
 
 def test_a_day_with_it(started: Started) -> None:
     server = started.server
+    listening = started.processes()
+    assert (settings.LOOPBACK, server.port) in doors(listening) and not open_to_others(listening)
     assert sorted(pool["name"] for pool in server.post("/work_pools/filter")) == sorted(deploy.POOLS)
     names = {d["name"]: d for d in server.post("/deployments/filter")}
     assert set(names) == {"nightly", "form", "raw-data", "cpu", "gpu"}

@@ -1,7 +1,7 @@
 """Fuzzes a reader for some minutes, in a child process that may die: `python -m tests.fuzz tar --minutes 10`.
 
-What made a reader fail is kept under --keep with its number in the series; a file moved to tests/fuzz/found/<target> is read by
-every later test run. Exit code 1 where anything but a good read or a Refusal came out.
+What made a reader fail is kept under --keep with its number in the series; one that is moved, gzipped, to
+tests/fuzz/found/<target> is read by every later test run. Exit code 1 where anything but a good read or a Refusal came out.
 """
 
 import argparse

@@ -8,6 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from stages.lib.core import load
+from stages.lib.core.outcome import Refusal
 from stages.lib.params.everything import Everything
 from tests.fuzz.target import Target
 
@@ -30,7 +31,7 @@ VALUES: list[Any] = [None, True, -1, 0, 1 << 70, 1e308, float("nan"), "", "x; rm
 def revalued(dice: random.Random, data: bytes) -> bytes:
     """One value, somewhere in the tree, of another kind; or a key that is none."""
     try:
-        values = YAML(typ="safe").load(data)
+        values = load.parse(data.decode())
         place = values
         while isinstance(place, dict) and place and dice.random() < 0.8:
             key = dice.choice(list(place))
@@ -39,9 +40,9 @@ def revalued(dice: random.Random, data: bytes) -> bytes:
             place = place[key]
         place[dice.choice([*place, "unknown", 3])] = dice.choice(VALUES)
         out = io.StringIO()
-        YAML(typ="safe", pure=True).dump(values, out)
+        YAML(typ="safe").dump(values, out)
         return out.getvalue().encode(errors="surrogatepass")
-    except Exception:  # what other changes left cannot be read any more
+    except (Refusal, Exception):  # what other changes left cannot be read any more
         return data
 
 

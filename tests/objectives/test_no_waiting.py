@@ -23,7 +23,9 @@ from stages.lib.objectives.reconstruct import Reconstruct
 from stages.lib.params.optimizer import Optimizer
 from stages.lib.params.pretrain import Decoder
 from stages.lib.params.vit import ViT
-from stages.lib.training import optimizer
+from stages.lib.training import divergence, optimizer
+from stages.lib.training.divergence import Lagging
+from stages.lib.training.ema import Ema
 from stages.lib.training.loop import Trained, _step
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero")
@@ -49,10 +51,16 @@ def _mask(part: Tensor | None) -> bool:
     return part is not None and part.dtype == torch.bool
 
 
-def waits(objective: nn.Module, network: nn.Module, batch: Batch, clip_norm: float = 1.0) -> list[str]:
-    """What a second step does that would wait; constants may be carried over in the first."""
+def waits(
+    objective: nn.Module, network: nn.Module, batch: Batch, clip_norm: float = 1.0, guard: type[Lagging] = Lagging
+) -> list[str]:
+    """What a second step does that would wait; constants may be carried over in the first.
+
+    guard: what looks for numbers that are not finite; a GPU's unless it is to be seen waiting.
+    """
     values = {"name": "adamw", "lr": 1e-3, "lr_per": 256, "weight_decay": 0.05, "decay_tokens": "all"}
     trained = Trained(objective, network, optimizer.build(Optimizer.model_validate(values), network, 2))
+    trained.ema, trained.guard = Ema(network, 0.9), guard(torch.device("cpu"))
     trained.add(_step(trained, batch, 1e-3, clip_norm, "bf16"))
     with Watch() as watch:
         trained.add(_step(trained, batch, 1e-3, clip_norm, "bf16"))
@@ -77,6 +85,16 @@ def test_step__of_every_objective_waits_for_nothing(batch: Batch) -> None:
     assert waits(Classify(plain, deit.mean_logits, 5, 0.1), plain, batch) == []
     student, teacher = deit.create(VIT, 8, 5, True, 0.1), deit.create(VIT, 8, 5, False)
     assert waits(Distill(student, teacher, "hard", classes=5, smoothing=0.1), student, batch) == []
+
+
+def test_step__of_a_cpu_asks_at_once_and_is_seen(batch: Batch) -> None:
+    """Negative control: the other way to look for numbers that are not finite would wait."""
+    plain = deit.create(VIT, 8, 5, False, 0.1)
+
+    class AskingAtOnce(Lagging):
+        look = divergence.AtOnce.look  # type: ignore[assignment]
+
+    assert waits(Classify(plain, deit.mean_logits, 5, 0.1), plain, batch, guard=AskingAtOnce) == ["_local_scalar_dense"]
 
 
 @pytest.mark.parametrize("how", ["item", "mask", "list"])

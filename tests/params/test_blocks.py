@@ -55,6 +55,8 @@ def changed(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (Train, DEFAULT["train"], {"labelling__top_k": 65536}, "labelling.top_k"),
         (Train, DEFAULT["train"], {"loss": "bce"}, "loss bce needs label_smoothing 0"),
         (Train, DEFAULT["train"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
+        (Train, DEFAULT["train"], {"divergence": {"rewinds": -1}}, "greater than or equal to 0"),
+        (Pretrain, DEFAULT["pretrain"], {"divergence": {"lr_factor": 1.0}}, "less than 1"),
         (Transfer, DEFAULT["transfer"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
         (Teacher, DEFAULT["teacher"], {"select": "ema"}, "select: ema needs ema_decay above 0"),
         (Teacher, DEFAULT["teacher"], {"norm_group": 48}, "norm_group 48 does not divide views.batch_size 64"),

@@ -1,6 +1,7 @@
 """metrics.jsonl: after a resume no row stands twice and none is cut short."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,32 @@ def test_forget_after__takes_back_rows_past_the_checkpoint_and_a_cut_line(tmp_pa
     path.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"step": 4')
     forget_after(path, 20)
     assert steps(path) == [10, 20]
+
+
+@pytest.mark.parametrize(
+    "torn", [b"\0\0\0\0\n", b'{"step": 4\n', b"[]\n", b'{"loss": 1}\n', b'\xff\xfe{"step": 1}\n', b"7\n"]
+)
+def test_forget_after__what_a_power_cut_left_is_no_row(tmp_path: Path, torn: bytes) -> None:
+    """Blocks that were never written read as zeros, or as what stood there before."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10}\n' + torn + b'{"step": 20}\n')
+    forget_after(path, 20)
+    assert steps(path) == [10, 20]
+
+
+def test_settle__rows_are_on_disk_when_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed, fsync = list[str](), os.fsync
+
+    def watched(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flushed.append(path.read_text() if path.is_file() else "")
+        fsync(descriptor)
+
+    with Journal(Run(tmp_path, "x"), "t", 40, 1.0).start(0) as journal:
+        journal.row(10, {"loss": 0.5})
+        monkeypatch.setattr(os, "fsync", watched)
+        journal.settle()
+        assert flushed == ['{"step": 10, "loss": 0.5}\n']
 
 
 def test_journal__resumed_rows_follow_without_doubles(tmp_path: Path) -> None:
@@ -44,6 +71,41 @@ def test_journal__tensorboard_shows_rows_what_validation_saw_and_pictures(tmp_pa
     assert [(event.step, event.value) for event in found.Scalars("val_top1")] == [(10, 75.0)]
     assert found.Tags()["scalars"] == ["loss", "val_top1"] and found.Tags()["images"] == ["reconstructions"]
     assert "val_top1" not in (tmp_path / "metrics.jsonl").read_text()  # history.csv has it, once
+
+
+def test_journal__tensorboard_too_has_every_row_once_after_a_resume(tmp_path: Path) -> None:
+    """A new file of events takes back what earlier ones said past the checkpoint, and not the checkpoint's own row."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first in (0, 20):  # killed after 30; the checkpoint was at 20
+        with Journal(Run(tmp_path, "x"), "t", 40, 1.0).start(first) as journal:
+            for step in range(first + 10, 40, 10):
+                journal.row(step, {"loss": float(first + step)})
+        [path.rename(path.with_name(f"{path.name}.{first}")) for path in (tmp_path / "tensorboard").glob("events*v2")]
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(10, 10.0), (20, 20.0), (30, 50.0)]
+
+
+def test_journal__a_run_that_went_back_has_a_row_for_it_once(tmp_path: Path) -> None:
+    """Rows past the epoch's end are taken back; killed before or after the row was written, it stands there once."""
+    run, path = Run(tmp_path, "x"), tmp_path / "metrics.jsonl"
+    with Journal(run, "t", 40, 1.0).start(0) as journal:
+        for step in (5, 6):
+            journal.row(step, {"loss": 1.0})
+        journal.go_back(5, [7])
+        journal.row(6, {"loss": 2.0})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    told = {"step": 5, "rewind": 1, "diverged_at": 7}
+    assert rows == [{"step": 5, "loss": 1.0}, told, {"step": 6, "loss": 2.0}]
+    with Journal(run, "t", 40, 1.0).start(5, [7]):
+        pass
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+    with Journal(run, "t", 40, 1.0).start(5):  # from a checkpoint that is older than the rewind
+        pass
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:1]
+    with Journal(run, "t", 40, 1.0).start(5, [7]):
+        pass
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
 
 
 def test_journal__tells_whoever_listens_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from stages.lib.params.teacher import RegNetSizes
 from stages.lib.params.vit import ViT
 from stages.lib.training import convnet_kernels, fastest, kernel_memory, kernels, transformer_kernels
 from stages.lib.training.transformer_kernels import Part
+from tests.training.test_device import system
 
 CPU = torch.device("cpu")
 WAYS = {"matmul": ("default", "onednn")}
@@ -77,6 +80,15 @@ def test_chosen__measured_once_then_recorded_and_remembered(tmp_path: Path, own_
     assert len(calls) == 2 and json.loads((tmp_path / "c" / "kernels.json").read_text()) == {"matmul": "default"}
 
 
+@pytest.mark.parametrize("record", ['{"matmul": "abacus"}', '{"layout": "contiguous"}', '{"matmul": "one'])
+def test_chosen__a_record_of_the_run_that_cannot_be_kept_is_refused(run: Run, record: str) -> None:
+    (run.folder / "kernels.json").write_text(record)
+    with pytest.raises(Refusal, match=r"kernels\.json.*remove it to choose again"):
+        kernels.chosen(run, WAYS, "sizes", lambda: {"matmul": "default"})
+    (run.folder / "kernels.json").write_text('{"matmul": "onednn"}')  # control: one that can is kept
+    assert kernels.chosen(run, WAYS, "sizes", lambda: {"matmul": "default"}) == {"matmul": "onednn"}
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"NAME": {"matmul": "abacus"}}', '{"NAME": 3}', '{"NAME": {}}'])
 def test_chosen__a_damaged_memory_is_measured_over(run: Run, own_memory: Path, content: str) -> None:
     own_memory.parent.mkdir()
@@ -121,6 +133,35 @@ def test_measured__leaves_blocks_random_numbers_and_products_as_they_were(precis
     assert all(weight.grad is None for weight in some.blocks.parameters())
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "ways"),
+    [("cuda", "fp32", ("plain",))] + [(*pair, ("fused", "plain")) for pair in (("cuda", "bf16"), ("cpu", "fp32"), ("cpu", "bf16"))],
+)  # fmt: skip
+def test_repeatable__single_precision_on_a_gpu_is_never_fused(
+    device: str, precision: Any, ways: tuple[str, ...]
+) -> None:
+    """Its gradients differed from one backward pass to the next on an H200."""
+    assert transformer_kernels.repeatable(torch.device(device), precision) == ways
+
+
+@pytest.mark.parametrize("ways", [("plain",), ("fused", "plain")])
+def test_prepare__takes_no_way_that_is_not_repeatable(
+    run: Run, monkeypatch: pytest.MonkeyPatch, ways: tuple[str, ...]
+) -> None:
+    """Neither measured nor taken from the machine's memory. Negative control: what repeats is taken from there."""
+    some, tried = part(), set[str]()
+    sizes = ["cpu", "fp32", 8, {"blocks": some.sizes}]
+    kernel_memory.remember(kernels.signature(sizes), {"attention.blocks": "fused", "matmul": "default"})
+    step = transformer_kernels._step
+    monkeypatch.setattr(transformer_kernels, "repeatable", lambda *_: ways)
+    monkeypatch.setattr(transformer_kernels, "_step", lambda *args: tried.add(args[3]) or step(*args))
+    cfg, system = SimpleNamespace(precision="fp32", compile=False), SimpleNamespace(checkpoint_activations=False)
+    transformer_kernels.prepare(run, {"blocks": some}, cfg, 8, system)  # type: ignore[arg-type]
+    fused = "fused" in ways
+    assert [block.attn.fused_attn for block in some.blocks] == [fused, fused]
+    assert tried == (set() if fused else {"plain"})
+
+
 def test_use__sets_every_block_and_this_process() -> None:
     some = part()
     transformer_kernels.use({"blocks": some}, {"attention.blocks": "plain", "matmul": "onednn"})
@@ -144,6 +185,21 @@ def test_matmuls__onednn_only_where_it_is_as_exact(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.nn.functional, "linear", coarse)
     assert transformer_kernels.matmuls(layer, "fp32") == ("default",)
+
+
+def test_prepare__products_of_a_start_that_would_be_coarser_here_are_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun with oneDNN, going on where it would compute in bfloat16."""
+    cfg, here = SimpleNamespace(compile=False, precision="fp32"), system("cpu", 1)
+    run.recall("kernels", {"attention.blocks": "plain", "matmul": "onednn"})
+    some = part()
+    monkeypatch.setattr(transformer_kernels, "matmuls", lambda *_: ("default", "onednn"))
+    transformer_kernels.prepare(run, {"blocks": some}, cfg, 8, here)  # type: ignore[arg-type]  # control
+    assert torch.get_float32_matmul_precision() == "medium" and not some.blocks[0].attn.fused_attn
+    monkeypatch.setattr(transformer_kernels, "matmuls", lambda *_: ("default",))
+    with pytest.raises(Refusal, match=f"products by onednn .*less exactly.*remove {run.folder} to start"):
+        transformer_kernels.prepare(run, {"blocks": some}, cfg, 8, here)  # type: ignore[arg-type]
 
 
 def test_layout__leaves_statistics_mode_and_order_as_they_were() -> None:

@@ -9,7 +9,8 @@ from stages.lib.data.answers import Answers
 from stages.lib.data.batch import Batch
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.models import teaching
-from stages.lib.training.labelling import Answered, Way, asked, flips, label_epoch, laid_out, logits_of, passes
+from stages.lib.training import fastest
+from stages.lib.training.labelling import Answered, Way, asked, flips, label_epoch, laid_out, layout, logits_of, passes
 
 CPU = torch.device("cpu")
 CLASSES = 7
@@ -131,6 +132,32 @@ def test_channels_last__is_what_the_teacher_then_sees() -> None:
     assert teacher.asked == [(4, True)] and teacher.conv.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(logits, logits_of(laid_out(teacher, Way("fp32")), batches(1), Way("fp32")))
     assert teacher.asked[1] == (4, False)
+
+
+@pytest.mark.parametrize(
+    ("last", "first", "wins"),
+    [
+        (1.0, 0.5, "contiguous"),  # grouped convolutions on an H200
+        (1.0, 0.9, "channels-last"),
+        (1.0, 2.0, "channels-last"),
+        (1e-5, 1e-9, "channels-last"),  # nothing to gain
+    ],
+)
+def test_layout__channels_last_unless_the_teacher_is_clearly_faster_without(
+    monkeypatch: pytest.MonkeyPatch, last: float, first: float, wins: str
+) -> None:
+    teacher = Teacher().eval()
+    before = teacher.conv.weight.detach().clone()
+
+    def timed(step, _):  # type: ignore[no-untyped-def]
+        step()
+        weights_last = not teacher.conv.weight.is_contiguous()
+        assert teacher.asked[-1][1] == weights_last, "images and weights lie in different orders"
+        return last if weights_last else first
+
+    monkeypatch.setattr(fastest, "timed", timed)
+    assert layout(teacher, "fp32", 8) == wins
+    assert teacher.conv.weight.is_contiguous() and torch.equal(teacher.conv.weight, before)
 
 
 def test_asked__is_the_teacher_itself_unless_it_is_compiled() -> None:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ class Points:
     """A batch the loop knows nothing about."""
 
     images: Tensor
+    positions: Tensor = field(default_factory=lambda: torch.arange(6))
 
     def to(self, _: torch.device) -> "Points":
         return self

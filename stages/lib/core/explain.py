@@ -23,6 +23,7 @@ BOUNDS = {
     "exclusiveMaximum": "below",
     "multipleOf": "that is a multiple of",
 }
+LONGEST_NUMBER = 40
 KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
 
 
@@ -146,6 +147,8 @@ def _hint(value: Any, node: Node) -> str:
 
 
 def _is_number(text: str) -> bool:
+    if len(text) > LONGEST_NUMBER:  # ten thousand brackets would end the process
+        return False
     try:
         return isinstance(YAML(typ="safe").load(text), int | float)
     except YAMLError:

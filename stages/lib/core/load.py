@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from stages.lib.core import explain
 from stages.lib.core.outcome import Refusal
@@ -15,11 +15,12 @@ from stages.lib.params.credentials import masked
 
 Schema = TypeVar("Schema", bound=BaseModel)
 PARAMS = Path("params.yaml")
-MOST_LEVELS = 100  # of nesting; ours has five
 RESTORE = (
     "`dvc exp run -S` leaves the bad value in params.yaml: `git diff params.yaml` shows what changed, "
     "`git checkout params.yaml` restores it."
 )
+MOST_CHARACTERS, MOST_DEEP, MOST_VALUES = 1 << 18, 50, 20_000
+"""Of a file that a person wrote: the largest preset has 8,000 characters, 5 levels, 300 values."""
 TWICE = re.compile(r'found duplicate key "(.*)" with value', re.DOTALL)
 
 
@@ -47,8 +48,7 @@ def whole(schema: type[Schema], path: Path = PARAMS) -> Schema:
 def parse(text: str) -> Any:
     """YAML 1.2 text as DVC reads it: 1e-4 is a number, off a string, a key given twice an error. Raises Refusal."""
     try:
-        if deep(text):
-            raise Refusal(f"params.yaml nests blocks or lists more than {MOST_LEVELS} deep.\n{RESTORE}")
+        _look_through(text)
         return YAML(typ="safe").load(text)
     except Refusal:
         raise
@@ -62,17 +62,37 @@ def parse(text: str) -> Any:
         ) from None
 
 
-def deep(text: str) -> bool:
-    """Whether something in it is nested so deeply that building it would end the process: the parser's C code has no limit."""
-    marks = sum(map(text.count, "[{-?:"))
-    if marks <= MOST_LEVELS * 10:  # each level takes one; nothing this short goes beyond what C's stack holds
-        return False
-    level = 0
+def _look_through(text: str) -> None:
+    """Raises Refusal for what would end the process or never end: the C parser makes values of values by calling itself, and a
+    few lines of `&a` and `*a` stand for millions of values. Reading event by event does neither.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise Refusal(
+            f"params.yaml has {len(text):,} characters; more than {MOST_CHARACTERS:,} are not read.\n{RESTORE}"
+        )
+    sizes: dict[str, int] = {}  # anchor -> values it stands for
+    open_blocks: list[tuple[str | None, int]] = [(None, 0)]
     for event in YAML(typ="safe").parse(text):
-        level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if level > MOST_LEVELS:
-            return True
-    return False
+        anchor, size = getattr(event, "anchor", None), 0
+        if isinstance(event, CollectionStartEvent):
+            open_blocks.append((anchor, 1))
+        elif isinstance(event, CollectionEndEvent):
+            anchor, size = open_blocks.pop()
+        elif isinstance(event, AliasEvent):
+            anchor, size = (
+                None,
+                sizes.get(anchor or "", MOST_VALUES + 1),
+            )  # of what is not complete yet: it holds itself
+        elif isinstance(event, ScalarEvent):
+            size = 1
+        if anchor and size:
+            sizes[anchor] = size
+        open_blocks[-1] = (open_blocks[-1][0], open_blocks[-1][1] + size)
+        if len(open_blocks) > MOST_DEEP or open_blocks[-1][1] > MOST_VALUES:
+            raise Refusal(
+                f"params.yaml holds blocks more than {MOST_DEEP} deep in each other, or more than {MOST_VALUES:,} values."
+                f"\n{RESTORE}"
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

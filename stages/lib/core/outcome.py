@@ -22,6 +22,8 @@ from stages.lib.params.credentials import masked, say
 
 log = logging.getLogger(__name__)
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LIMITED = (errno.EFBIG,)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Refusal(Exception):
@@ -58,9 +60,11 @@ def run(stage: str, main: Callable[[], None]) -> NoReturn:
     sys.exit(ending.code)
 
 
-def disk_full(error: BaseException) -> TypeGuard[OSError]:
-    """Whether there was no room: the one OSError that says enough without a traceback."""
-    return isinstance(error, OSError) and error.errno in FULL
+def unwritable(error: BaseException) -> TypeGuard[OSError]:
+    """Whether a file could not go where it should, for want of room or leave: such an OSError says enough without a traceback."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in FULL or (error.errno in (*LIMITED, *FORBIDDEN) and error.filename is not None)
 
 
 def ending_of(error: BaseException) -> Ending:
@@ -76,11 +80,20 @@ def _ending_of(error: BaseException) -> Ending:
         return Ending(128 + error.signum, str(error), retryable=True)
     if isinstance(error, KeyboardInterrupt):
         return Ending(130, "interrupted", retryable=True)
-    if disk_full(error):
-        where = f" where {error.filename} should go" if error.filename else ""
-        reason = f"the disk is full{where}. Nothing that was finished is lost: free some space, and the same command continues."
-        return Ending(1, reason, retryable=True)
+    if unwritable(error):
+        return Ending(1, _unwritten(error), retryable=True)
     return Ending(1, f"{type(error).__name__}: {error}", retryable=True)
+
+
+def _unwritten(error: OSError) -> str:
+    """What a person does about it."""
+    where = f" where {error.filename} should go" if error.filename else ""
+    why, cure = f"the disk is full{where}", "free some space"
+    if error.errno in LIMITED:
+        why, cure = f"a file may not become as large as {error.filename}", "raise the limit (ulimit -f)"
+    if error.errno in FORBIDDEN:
+        why, cure = f"{error.strerror}: {error.filename}", "let this user read and write there"
+    return f"{why}. Nothing that was finished is lost: {cure}, and the same command continues."
 
 
 def _told(stage: str, main: Callable[[], None]) -> Ending:
@@ -93,7 +106,7 @@ def _told(stage: str, main: Callable[[], None]) -> Ending:
             log.error("%s", ending.reason)
         elif ending.code > 128:
             log.warning("%s: %s", stage, ending.reason)
-        elif disk_full(error):
+        elif unwritable(error):
             log.error("%s: %s", stage, ending.reason)
         else:
             log.exception("%s failed", stage)

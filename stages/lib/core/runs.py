@@ -10,12 +10,11 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
-import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
@@ -24,6 +23,8 @@ from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
 
 CODE = (".py", ".c")
+REMOVING = 0.3
+"""Seconds after which whoever holds a lease is a run."""
 
 
 def declared(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> tuple[list[str], list[str]]:
@@ -62,10 +63,17 @@ class Run:
         """What an earlier process of this run recorded under `name`; else `chosen`, which is recorded now.
 
         For choices of the machine that move bits (thread count, device): measured or chosen once per run, kept on resume.
+        Raises Refusal for a record that cannot be read: to choose again would be to go on with other bits, unsaid.
         """
         path = self.folder / f"{name}.json"
         if path.exists():
-            recorded: dict[str, Any] = json.loads(path.read_text())
+            try:
+                recorded: dict[str, Any] = json.loads(path.read_text())
+            except ValueError as error:
+                raise Refusal(
+                    f"{path} says what this run chose at its start, and cannot be read ({error}). Put it right, or remove it to "
+                    "choose again: the run then goes on with other last bits."
+                ) from None
             return recorded
         with files.replace(path) as temporary:
             temporary.write_text(json.dumps(chosen, indent=2) + "\n")
@@ -86,16 +94,7 @@ def open_run(
     if not holds:
         yield Run(folder, name)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lease").open("a+") as lease:
-        try:
-            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lease.seek(0)
-            raise Refusal(
-                f"{stage} with this very recipe is already running ({lease.read().strip() or 'holder unknown'}) in {folder}. "
-                "Wait for it, or stop it; the next start continues from its last checkpoint."
-            ) from None
+    with _lease(folder, stage) as lease:
         lease.truncate(0)
         lease.write(f"process {os.getpid()} on {os.uname().nodename}")
         lease.flush()
@@ -104,34 +103,41 @@ def open_run(
         yield Run(folder, name)
 
 
-def overview() -> list[tuple[str, str, int, float]]:
-    """(stage, identity, bytes, last change in seconds since the epoch) of every run folder, newest first within a stage."""
-    rows = []
-    for marker in files.root().glob("*/*/identity.json"):
-        stats = [path.stat() for path in marker.parent.rglob("*") if path.is_file()]
-        rows.append(
-            (
-                marker.parent.parent.name,
-                marker.parent.name,
-                sum(s.st_size for s in stats),
-                max(s.st_mtime for s in stats),
-            )
-        )
-    return sorted(rows, key=lambda row: (row[0], -row[3]))
+@contextlib.contextmanager
+def _lease(folder: Path, stage: str) -> Iterator[TextIO]:
+    """The folder's lease, which the kernel takes back when this process ends. Raises Refusal where another keeps it.
+
+    Whoever removes old folders (stages/lib/core/run_folders.py) holds a lease for the moment in which the folder gets another name:
+    that is waited for, and a lease whose folder has gone is none.
+    """
+    patience = time.monotonic() + REMOVING
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lease = (folder / "lease").open("a+")
+        except FileNotFoundError:  # gone since the line before
+            continue
+        with lease:
+            try:
+                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < patience:
+                    time.sleep(0.01)
+                    continue
+                lease.seek(0)
+                raise Refusal(
+                    f"{stage} with this very recipe is already running ({lease.read().strip() or 'holder unknown'}) in {folder}. "
+                    "Wait for it, or stop it; the next start continues from its last checkpoint."
+                ) from None
+            if not _is(lease, folder / "lease"):
+                continue
+            yield lease
+            return
 
 
-def main(command: str = "list") -> None:
-    """`list` prints every run folder; `prune` removes all but the newest of each stage."""
-    if command not in ("list", "prune"):
-        raise SystemExit(f"unknown command {command!r}; use `python -m stages.lib.core.runs list` or `... prune`")
-    seen: set[str] = set()
-    for stage, name, size, _ in overview():
-        old = stage in seen
-        seen.add(stage)
-        sys.stdout.write(f"{stage:24s} {name} {size / 2**20:9.1f} MiB{' (older)' if old else ''}\n")
-        if old and command == "prune":
-            shutil.rmtree(files.root() / stage / name)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def _is(opened: TextIO, path: Path) -> bool:
+    """Whether the open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

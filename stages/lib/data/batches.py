@@ -71,6 +71,11 @@ class Stream:
         except Refusal as refusal:
             raise Refusal(f"{self.index.set_name} ({self.index.split}): {refusal}") from None
 
+    def keys(self, epoch: int, positions: Sequence[int]) -> list[str]:
+        """Of the images that stand at these places of an epoch."""
+        order, keys = self.order(epoch), self.index.keys
+        return [keys[order[position]] for position in positions]
+
 
 def batches(stream: Stream, first: int, last: int, rank: Rank, workers: int, prefetch: int) -> Iterator[Batch]:
     """Batches of steps first <= step < last; `workers` threads (0: none) prepare up to `prefetch` of them ahead."""

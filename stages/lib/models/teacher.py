@@ -96,6 +96,8 @@ def settle(model: nn.Module, rows_of_all: Callable[[Tensor], Tensor]) -> None:
     rows_of_all: f32[G, N] of this process -> f32[world * G, N] of all, in their order; one call for all norms together.
     """
     norms = [module for module in model.modules() if isinstance(module, GroupedBatchNorm)]
+    if not any(norm.seen for norm in norms):
+        return
     mine = torch.cat([torch.stack(norm.seen).flatten(1) for norm in norms], dim=1)
     parts = rows_of_all(mine).split([2 * norm.num_features for norm in norms], dim=1)
     for norm, part in zip(norms, parts, strict=True):

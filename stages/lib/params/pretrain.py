@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from stages.lib.params.divergence import Divergence
 from stages.lib.params.frozen import Frozen, Probability
 from stages.lib.params.optimizer import Optimizer, Schedule
 from stages.lib.params.precision import Precision
@@ -43,6 +44,7 @@ class Pretrain(Frozen):
     """torch.compile the blocks for the training step; on a CPU this needs a C++ compiler ($CXX, else g++)."""
     optimizer: Optimizer
     schedule: Schedule
+    divergence: Divergence = Divergence()
 
     @property
     def groups(self) -> int:

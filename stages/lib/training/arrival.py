@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stages.lib.data.batch import Batch
 
 
-def arriving(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def arriving(batches: Iterator[Batch], device: torch.device) -> Generator[Batch]:
     """The batches, on `device`. A GPU fetches one ahead on a stream of its own; to a CPU nothing has to travel."""
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)

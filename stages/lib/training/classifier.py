@@ -75,6 +75,7 @@ def train(
     plan = replace(
         planned(cfg.optimizer, cfg.schedule, views.epochs, views.batch_size, steps, system.log_steps, passes),
         precision=cfg.precision,
+        divergence=cfg.divergence,
         flops_per_image=flops.training_flops(flops.counted_macs(network, views.image_size)),
     )
     trained = Trained(
@@ -102,6 +103,7 @@ def train(
         look,
         watch,
         stream.meter,
+        stream.keys,
     )
     if chosen := selected(trained, cfg.select):
         network.load_state_dict(chosen)

@@ -16,14 +16,28 @@ class Ema:
         self.average = {name: _wide(value).clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """average = decay * average + (1 - decay) * model."""
+    def update(self, model: nn.Module, bad: Tensor | None = None) -> None:
+        """average = decay * average + (1 - decay) * model; where `bad` (a scalar on the model's device) is not 0, nothing."""
+        if bad is not None:
+            self._update_unless(bad != 0, model)
+            return
         for name, value in model.state_dict().items():
             average = self.average[name]
             if average.is_floating_point():
                 average.mul_(self.decay).add_(value.to(average.dtype), alpha=1.0 - self.decay)
             else:
                 average.copy_(value)
+
+    def _update_unless(self, bad: Tensor, model: nn.Module) -> None:
+        """The same without asking the device, whose answer the host would have to wait for."""
+        old = torch.where(bad, 1.0, self.decay)
+        new = torch.where(bad, 0.0, 1.0 - self.decay)
+        for name, value in model.state_dict().items():
+            average = self.average[name]
+            if average.is_floating_point():  # a model whose step was not made is finite: 0 times it is 0
+                average.mul_(old).addcmul_(value.to(average.dtype), new)
+            else:
+                average.copy_(torch.where(bad, average, value))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by name; a model of the same kind loads them."""

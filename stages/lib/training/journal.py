@@ -5,8 +5,11 @@ Of several processes the first one speaks for all.
 
 import json
 import logging
+import math
+import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,8 +30,11 @@ class Journal:
         self.first, self.mute = 0, not ranks.first()
         self.told = tell.Progress(title, total_steps, run.folder)
 
-    def start(self, step: int) -> Self:
-        """Begin after `step` steps: rows a killed process wrote past its last checkpoint are taken back."""
+    def start(self, step: int, rewinds: Sequence[int] = ()) -> Self:
+        """Begin after `step` steps: rows a killed process wrote past its last checkpoint are taken back.
+
+        rewinds: steps that diverged and from which the run went back; each has a row.
+        """
         if self.mute:
             return self
         from torch.utils.tensorboard import SummaryWriter  # a second of import that only training pays
@@ -36,9 +42,11 @@ class Journal:
         self.first, self.began, self.spoke = step, time.monotonic(), time.monotonic()
         self.told.say(step, None, {})
         path = self.folder / "metrics.jsonl"
-        forget_after(path, step)
+        told = forget_after(path, step, len(rewinds))
         self.rows = path.open("a", buffering=1)
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        for number in range(told, len(rewinds)):
+            self.row(step, {"rewind": number + 1, "diverged_at": rewinds[number]})
         self.bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -46,14 +54,23 @@ class Journal:
             self.bar = tqdm(total=self.total, initial=step, desc=self.title, unit="step")
         return self
 
+    def go_back(self, step: int, rewinds: Sequence[int]) -> None:
+        """Take back the rows past `step`, the last of `rewinds` having diverged; go on from there."""
+        if self.mute:
+            return
+        self._close()
+        self.start(step, rewinds)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.mute:
-            return
+        if not self.mute:
+            self._close()
+
+    def _close(self) -> None:
         self.rows.close()
         self.board.close()
         if self.bar is not None:
@@ -66,6 +83,11 @@ class Journal:
         self.rows.write(json.dumps({"step": step, **numbers}) + "\n")
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
+
+    def settle(self) -> None:
+        """Let a power cut leave the rows so far; before a checkpoint, whose resume does not write them again."""
+        if not self.mute:
+            os.fsync(self.rows.fileno())
 
     def seen(self, step: int, numbers: dict[str, float]) -> None:
         """What validation after `step` steps found, for TensorBoard; the history is where it is kept."""
@@ -104,13 +126,28 @@ def speed(rates: dict[str, float]) -> str:
     return said + (f" (ms a view and thread: {', '.join(costs)})" if costs else "")
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Drop the rows of metrics.jsonl past `step`, and a last line cut short by a kill."""
+def forget_after(path: Path, step: int, rewinds: int = 0) -> int:
+    """Drop the rows of metrics.jsonl past `step`, and what a kill or a power cut left of a line; returns how many tell of a rewind.
+
+    rewinds: times the run went back by then; rows about others are dropped too.
+    """
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
+        return 0
+    kept, told = [], 0
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
+        at, rewind = _place_of(line)
+        if at <= step and rewind <= rewinds:
             kept.append(line)
+            told += rewind > 0
     with files.replace(path) as temporary:
         temporary.write_text("".join(kept))
+    return told
+
+
+def _place_of(line: str) -> tuple[float, int]:
+    """(step, number of the rewind it tells of or 0) of a whole row; of anything else a step that never comes."""
+    try:
+        row = json.loads(line) if line.endswith("\n") else {}
+        return int(row["step"]), int(row.get("rewind", 0))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return math.inf, 0

@@ -8,11 +8,9 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,6 +18,7 @@ import torch
 from stages.lib.core.outcome import Refusal
 from stages.lib.core.runs import Run
 from stages.lib.training import kernel_memory, processes
+from stages.lib.training.processor import processor
 
 log = logging.getLogger(__name__)
 Matmul = Literal["default", "onednn"]
@@ -30,19 +29,26 @@ Choice = dict[str, str]
 def chosen(run: Run, allowed: dict[str, tuple[str, ...]], sizes: object, measure: Callable[[], Choice]) -> Choice:
     """What the run recorded; else what this machine remembers of such `sizes`; else what is measured now.
 
-    allowed: the ways of each thing that is chosen. A record that says anything else is not used, but measured again. Of several
-    processes the first one measures, while the others wait, and all take what it chose.
+    allowed: the ways of each thing that is chosen. A memory of the machine that says anything else is not used, but measured again;
+    a record of the run that does is refused. Of several processes the first one measures, while the others wait, and all take what
+    it chose.
     """
     return processes.from_first(lambda: _chosen(run, allowed, sizes, measure))
 
 
 def _chosen(run: Run, allowed: dict[str, tuple[str, ...]], sizes: object, measure: Callable[[], Choice]) -> Choice:
     """The same in the first process."""
-    if (run.folder / "kernels.json").exists():
-        return run.recall("kernels", {})
+    if (path := run.folder / "kernels.json").exists():
+        recorded = run.recall("kernels", {})
+        if not _fits(recorded, allowed):
+            raise Refusal(
+                f"{path} records kernels {recorded}, and this run knows {allowed}. Put it right, or remove it to choose "
+                "again: the run then goes on with other last bits."
+            )
+        return recorded
     name = signature(sizes)
     choice = kernel_memory.remembered(name)
-    if choice is None or choice.keys() != allowed.keys() or any(choice[key] not in allowed[key] for key in allowed):
+    if choice is None or not _fits(choice, allowed):
         began = time.monotonic()
         choice = measure()
         log.info("measured kernels in %.1f s: %s", time.monotonic() - began, choice)
@@ -50,22 +56,16 @@ def _chosen(run: Run, allowed: dict[str, tuple[str, ...]], sizes: object, measur
     return run.recall("kernels", choice)
 
 
+def _fits(choice: Choice, allowed: dict[str, tuple[str, ...]]) -> bool:
+    """Whether a choice says one of the ways for each thing, and nothing else."""
+    return choice.keys() == allowed.keys() and all(choice[key] in allowed[key] for key in allowed)
+
+
 def signature(sizes: object) -> str:
     """Under which a choice is remembered: sizes (as JSON writes them), device, threads and torch."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     described = [sizes, device, processor(), torch.get_num_threads(), torch.__version__]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def processor() -> str:
-    """Name, family, model and number of cores, as far as the system tells."""
-    wanted = ("model name", "cpu family", "model\t")
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    facts = sorted({" ".join(line.split()) for line in lines if line.startswith(wanted)})
-    return f"{facts} x {os.cpu_count()}"
 
 
 def multiply(matmul: Matmul) -> None:

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 log = logging.getLogger(__name__)
+LOOPBACK = "127.0.0.1"
 ENDINGS = "TUTELAGE_ENDINGS"
 """Folder in which the workers of a launcher say how they ended."""
 SAVING = 45
@@ -99,26 +101,34 @@ def _lead(main: Callable[[], None], before: Callable[[], None], groups: Callable
         return
     with tempfile.TemporaryDirectory() as endings:
         os.environ[ENDINGS] = endings
-        died = _launch(count, system.max_restarts)
+        died = _launch(count, system.max_restarts, Path(endings))
         found = [Ending(**json.loads(path.read_text())) for path in sorted(Path(endings).glob("*.json"))]
     _conclude(died, found)
 
 
-def _launch(count: int, max_restarts: int) -> str:
-    """Run this very command in `count` processes until all have left; empty, or what the last attempt died of."""
+def _launch(count: int, max_restarts: int, folder: Path) -> str:
+    """Run this very command in `count` processes until all have left; empty, or what the last attempt died of.
+
+    folder: nobody else's. On one machine the launcher's store is a file in it: torch's server listens on every interface of the
+    machine, and what it is told is unpickled.
+    """
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
     spec = sys.modules["__main__"].__spec__
     assert spec is not None, "a stage is run as `python -m stages.<name>`"
-    alone = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={os.getpid()}"]
+    alone = ["--rdzv-backend=c10d", f"--rdzv-endpoint={folder / 'store'}", "--rdzv-conf=store_type=file"]
+    alone += [f"--rdzv-id={os.getpid()}", f"--local-addr={LOOPBACK}"]
     where = [] if several_machines() else alone
     words = [*where, f"--nproc-per-node={count}", f"--max-restarts={max_restarts}", f"--shutdown-timeout={SAVING}"]
     # Signals are passed on by us: the launcher's own way gives workers a fixed time, and a checkpoint may need longer.
     words += ["--signals-to-handle=SIGUSR2", "-m", spec.name, *sys.argv[1:]]
     # A store for each attempt: in one that is kept, processes started again find the addresses of those that died, and hang.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    if not several_machines():
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(variable, "lo")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun sets it, with a warning; workers take system.threads
     config, command, arguments = torchrun.config_from_args(torchrun.parse_args(words))
     log.info("%d processes on this machine train together", count)
@@ -192,7 +202,6 @@ def _conclude(died: str, endings: list[Ending]) -> None:
 
 def _work(main: Callable[[], None]) -> NoReturn:
     """Be one of several processes: meet the others, work, say how it ended."""
-    import torch.distributed as dist
 
     from stages.lib.training import processes
 
@@ -201,7 +210,7 @@ def _work(main: Callable[[], None]) -> NoReturn:
     logging.getLogger("timm").setLevel(logging.WARNING)
     system = load.load("system", System)
     patience = datetime.timedelta(seconds=system.collective_seconds)
-    store, _, _ = next(dist.rendezvous("env://", timeout=patience))
+    store = _store(patience)
     threading.Thread(target=_leave_with_the_others, args=(store,), daemon=True).start()
     try:
         processes.join(store, _device(system), patience)
@@ -214,6 +223,21 @@ def _work(main: Callable[[], None]) -> NoReturn:
     if ending.code > 1:
         _tell(store, ending)
     _leave(ending)
+
+
+def _store(patience: datetime.timedelta) -> "dist.Store":
+    """What all processes meet in, kept by the first. On one machine it listens on loopback alone; torch's would to everybody."""
+    import torch.distributed as dist
+
+    if ENDINGS not in os.environ or several_machines():
+        return cast("dist.Store", next(dist.rendezvous("env://", timeout=patience))[0])
+    rank, port = ranks.current(), int(os.environ["MASTER_PORT"])
+    if not rank.index:
+        listener = socket.create_server((LOOPBACK, port), backlog=rank.world + 8)
+        return dist.TCPStore(
+            LOOPBACK, port, rank.world, True, patience, wait_for_workers=False, master_listen_fd=listener.detach()
+        )
+    return dist.TCPStore(LOOPBACK, port, rank.world, False, patience, wait_for_workers=False)
 
 
 def _tell(store: "dist.Store", ending: Ending) -> None:

@@ -10,13 +10,14 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from stages.lib.core import ranks
@@ -25,12 +26,14 @@ from stages.lib.core.signals import Stopped, Watch
 from stages.lib.data.ahead import Waiting
 from stages.lib.models.precision import autocast
 from stages.lib.params.precision import Precision
-from stages.lib.training import peak, processes, sharded, trial
+from stages.lib.training import divergence, peak, processes, sharded, trial
 from stages.lib.training.arrival import arriving
 from stages.lib.training.checkpoint import Keeper
+from stages.lib.training.divergence import Attempt, Diverged, Keys, Unstable
 from stages.lib.training.ema import Ema
 from stages.lib.training.journal import Journal
 from stages.lib.training.plan import Plan
+from stages.lib.training.rewind import Rewinder
 from stages.lib.training.took import Took
 from stages.lib.training.trial import TrialOver
 
@@ -40,10 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Row = dict[str, float]
-DIVERGED = (
-    "Nothing since the last checkpoint is kept. Lower the learning rate, lengthen the warm-up, or set clip_norm; "
-    "starting again with the same recipe would diverge again."
-)
 
 
 @dataclass
@@ -64,6 +63,10 @@ class Trained:
 
     def __post_init__(self) -> None:
         self.step = 0
+        self.saved: int | None = None
+        """Step of the newest checkpoint."""
+        self.rewinds: list[int] = []
+        """Steps that diverged and from which the run went back."""
         self.best: dict[str, Any] | None = None
         self.history: list[Row] = []
         self.sums: dict[str, Tensor] = {}
@@ -71,6 +74,12 @@ class Trained:
         self.fresh: dict[str, Tensor] = {}
         """Of this process since then."""
         self.compute: nn.Module = self.objective
+        self.restart()
+
+    def restart(self) -> None:
+        """Look at the steps to come as if none had been bad; sums of an epoch that is not finished are forgotten."""
+        self.guard = divergence.guard(next(self.objective.parameters()).device)
+        self.fresh = {}
 
     def connect(self) -> None:
         """With other processes: start from the first one's weights, and average gradients as they come. Raises Refusal."""
@@ -98,6 +107,7 @@ class Trained:
             "best": self.best,
             "history": self.history,
             "sums": self.sums,
+            "rewinds": self.rewinds,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -107,6 +117,7 @@ class Trained:
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         self.step, self.history, self.sums, self.best = state["step"], state["history"], state["sums"], state["best"]
+        self.rewinds, self.saved = state["rewinds"], state["step"]
         if (before := state["processes"]) != (now := ranks.current().world):
             log.info(
                 "up to step %d there were %d processes, now there are %d: last bits may differ", self.step, before, now
@@ -140,20 +151,26 @@ class Trained:
     def means(self, steps: int) -> Row:
         """Means over the epoch's first `steps` steps and all processes.
 
-        Raises Refusal if any is not finite, in every process and before anything is saved.
+        Raises Diverged if any is not finite, in every process and before anything is saved; Unstable if a step was not made.
         """
+        self.guard.settle()
         self.gather()
         means = {name: float(value) / steps for name, value in self.sums.items()}
         for name, value in means.items():
             if not math.isfinite(value):
-                raise Refusal(f"{name} became {value} in the {steps} steps up to step {self.step}. {DIVERGED}")
+                raise Diverged(self.step, f"{name} became {value} in the {steps} steps up to step {self.step}.")
         return means
 
     def refuse_bad_weights(self) -> None:
-        """Raise Refusal naming the first parameter that is not finite."""
+        """Raise Diverged naming the first parameter that is not finite, Unstable if a step was not made."""
+        self.guard.settle()
         for name, parameter in self.objective.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
-                raise Refusal(f"{name} is no longer finite after step {self.step}. {DIVERGED}")
+                raise Diverged(self.step, f"{name} is no longer finite after step {self.step}.")
+
+
+def _unnamed(_epoch: int, positions: Sequence[int]) -> list[str]:
+    return ["?"] * len(positions)
 
 
 def fit(
@@ -165,61 +182,127 @@ def fit(
     look: Callable[[int], Row],
     watch: Watch,
     meter: Meter | None = None,
+    keys: Keys = _unnamed,
 ) -> list[Row]:
     """Train from the newest checkpoint to the end; returns one row of deterministic numbers an epoch.
 
     batches(first, last) yields the batches of those steps; look(step) validates and returns numbers for the epoch's row.
-    meter: of the threads that make batches, for the log.
-    Raises Stopped after saving when asked to stop, Refusal when the loss is not finite, TrialOver at the end of a trial.
+    meter: of the threads that make batches, for the log. keys: names of images, for what is said of a step that went wrong.
+    Raises Stopped after saving when asked to stop, Diverged when loss or gradient is not finite and the run may not go back,
+    TrialOver at the end of a trial.
     """
+    if trained.sharded and plan.divergence.rewinds and processes.together():
+        raise Refusal(
+            "divergence.rewinds does not go with system.shard_weights yet; set rewinds to 0, or shard_weights to false."
+        )
     device = next(trained.objective.parameters()).device
-    state = keeper.restore(device)
+    rewinder = Rewinder(keeper, plan.divergence, device)
+    state = rewinder.restore()
     if state is not None:
         trained.load(state)
         log.info("%s: continuing after step %d of %d", journal.title, trained.step, plan.steps)
+    else:
+        rewinder.keep(trained)
     trained.connect()
     trained.objective.train()
-    accord = processes.Accord()
-    tried = min(trial.limit(), plan.steps)
     took = Took(journal.folder, epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, batch_size=plan.batch_size)
-    with journal.start(trained.step), took:
+    with journal.start(trained.step, trained.rewinds), took:
         clock = _Clock(trained.step, meter, device, plan, took)
-        for batch in clock.waiting.through(arriving(batches(trained.step, plan.steps), device)):
-            rate = plan.rate(trained.step)
-            trained.add(_step(trained, batch, rate, plan.clip_norm, plan.precision, plan.passes))
-            trained.step += 1
-            took.here["steps"] += 1
-            signum, due = accord(watch.signum, keeper.due())
-            epoch, within = divmod(trained.step - 1, plan.steps_per_epoch)
-            within += 1
-            if trained.step % plan.log_steps == 0 or within == plan.steps_per_epoch:
-                means = trained.means(within)
-                rates = clock.rates(trained.step, plan.batch_size)
-                journal.row(trained.step, {**means, "lr": rate, **rates})
-                journal.progress(trained.step, means["loss"], rates)
-            if within == plan.steps_per_epoch:
-                row = {"epoch": epoch, **trained.means(within), "lr": rate}
-                trained.sums = {}
-                if plan.looks(epoch):
-                    trained.bring_home()
-                    with took.aside("validation"):
-                        row |= (seen := look(trained.step))
-                    trained.judge(seen)
-                    journal.seen(trained.step, seen)
-                trained.history.append(row)
-            if due or signum is not None or trained.step in (plan.steps, tried):
-                if trained.sums or trained.fresh:
-                    trained.means(within)
-                trained.bring_home()
-                trained.refuse_bad_weights()  # the loss is computed before the update, so finite losses prove too little
-                with took.aside("saving"):
-                    keeper.save(trained.step, trained.state())
-                took.write()
-            if signum is not None or trained.step == tried:
-                accord.close()
-                raise TrialOver if signum is None else Stopped(signum)
-    accord.close()
+        course = _Course(trained, plan, batches, keeper, journal, look, watch, rewinder, clock, took)
+        while fault := course.until_done_or_bad(keys):
+            rewinder.back(trained, fault)
+            journal.go_back(trained.step, trained.rewinds)
+            clock.restart(trained.step)
+    course.accord.close()
     return trained.history
+
+
+@dataclass
+class _Course:
+    """Steps one after the other, and what is due after each."""
+
+    trained: Trained
+    plan: Plan
+    batches: Callable[[int, int], Iterator[Batch]]
+    keeper: Keeper
+    journal: Journal
+    look: Callable[[int], Row]
+    watch: Watch
+    rewinder: Rewinder
+    clock: _Clock
+    took: Took
+
+    def __post_init__(self) -> None:
+        self.accord = processes.Accord()
+        self.tried = min(trial.limit(), self.plan.steps)
+
+    def until_done_or_bad(self, keys: Keys) -> Diverged | None:
+        """Train to the end; or to the first step whose numbers are not finite, which is described."""
+        try:
+            self._steps()
+        except Unstable as unstable:
+            return divergence.described(unstable, self.journal.title, self.plan, keys)
+        except Diverged as fault:
+            return fault
+        return None
+
+    def _steps(self) -> None:
+        trained, plan, device = self.trained, self.plan, self.clock.device
+        with contextlib.closing(arriving(self.batches(trained.step, plan.steps), device)) as coming:
+            for batch in self.clock.waiting.through(coming):
+                rate = plan.rate(trained.step) * self.rewinder.factor(trained)
+                trained.add(_step(trained, batch, rate, plan.clip_norm, plan.precision, plan.passes))
+                trained.step += 1
+                self.took.here["steps"] += 1
+                signum, due = self.accord(self.watch.signum, self.keeper.due())
+                self._write_down(rate)
+                if due or signum is not None or trained.step in (plan.steps, self.tried):
+                    self._save()
+                if signum is not None or trained.step == self.tried:
+                    self.accord.close()
+                    raise TrialOver if signum is None else Stopped(signum)
+
+    def _write_down(self, rate: float) -> None:
+        """Rows of the log and of the history, where the step ends one."""
+        trained, plan = self.trained, self.plan
+        epoch, within = divmod(trained.step - 1, plan.steps_per_epoch)
+        within += 1
+        if trained.step % plan.log_steps == 0 or within == plan.steps_per_epoch:
+            means = trained.means(within)
+            rates = self.clock.rates(trained.step, plan.batch_size)
+            self.journal.row(trained.step, {**means, "lr": rate, **rates})
+            self.journal.progress(trained.step, means["loss"], rates)
+        if within == plan.steps_per_epoch:
+            self._end_epoch({"epoch": epoch, **trained.means(within), "lr": rate})
+
+    def _end_epoch(self, row: Row) -> None:
+        trained = self.trained
+        trained.sums = {}
+        if self.plan.looks(int(row["epoch"])):
+            trained.bring_home()
+            with self.took.aside("validation"):
+                row |= (seen := self.look(trained.step))
+            trained.judge(seen)
+            self.journal.seen(trained.step, seen)
+        if self.plan.divergence.rewinds:
+            row["rewinds"] = float(len(trained.rewinds))
+        trained.history.append(row)
+        if self.plan.divergence.rewinds:
+            trained.refuse_bad_weights()
+            with self.took.aside("saving"):
+                self.rewinder.keep(trained)
+
+    def _save(self) -> None:
+        trained = self.trained
+        if trained.sums or trained.fresh:
+            trained.means((trained.step - 1) % self.plan.steps_per_epoch + 1)
+        trained.bring_home()
+        trained.refuse_bad_weights()  # the loss is computed before the update, so finite losses prove too little
+        with self.took.aside("saving"):
+            self.journal.settle()
+            self.keeper.save(trained.step, trained.state())
+        trained.saved = trained.step
+        self.took.write()
 
 
 def _step(
@@ -227,27 +310,37 @@ def _step(
 ) -> dict[str, Tensor]:
     """One optimizer step in equal passes over this process's images; returns the means of the objective's scalars, f64.
 
-    A backward pass takes its number formats from the forward pass.
+    A backward pass takes its number formats from the forward pass. Raises Unstable, with everything as it was before, where loss or
+    gradient is not finite; on a GPU a later step does, and until then nothing moves.
     """
     for group in trained.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     trained.optimizer.zero_grad(set_to_none=True)
     means: dict[str, Tensor] = {}
+    said: list[Tensor] = []
     for number, part in enumerate(batch.parts(passes)):
         with _quiet(trained.compute, last=number == passes - 1):
             with autocast(batch.images.device, precision):
                 losses: dict[str, Tensor] = trained.compute(part)
-            (losses["loss"] / passes if passes > 1 else losses["loss"]).backward()
+            loss = losses["loss"] / passes if passes > 1 else losses["loss"]
+            loss.backward(divergence.seed(loss))
+        said.append(losses["loss"].detach())
         for name, value in losses.items():
             value = value.detach().double() / passes
             means[name] = means[name] + value if name in means else value
+    weights = [weight for weight in trained.compute.parameters() if weight.grad is not None]
+    norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    trained.guard.look(Attempt(trained.step + 1, rate, batch.positions), whole, said)
     if trained.settle:
         trained.settle()
     if clip_norm:
-        nn.utils.clip_grad_norm_(trained.compute.parameters(), clip_norm)
+        nn.utils.clip_grads_with_norm_(weights, clip_norm, norm)
+    if trained.guard.bad is not None:
+        trained.optimizer.found_inf = trained.guard.bad  # type: ignore[attr-defined]  # a fused optimizer asks for it
     trained.optimizer.step()
     if trained.ema:
-        trained.ema.update(trained.network)
+        trained.ema.update(trained.network, trained.guard.bad)
     return means
 
 
@@ -271,6 +364,10 @@ class _Clock:
             one, source = peak.peak_flops(device, plan.precision)
             log.info("%.3g TFLOP/s (%s) count as the whole of this %s", one / 1e12, source, device.type)
             self.peak = one * ranks.current().world
+
+    def restart(self, step: int) -> None:
+        """Count from here: the run went back."""
+        self.since, self.step, self.waiting.seconds, self.apart = time.monotonic(), step, 0.0, self.took.aside_seconds
 
     def rates(self, step: int, batch_size: int) -> Row:
         """Numbers of the time since the last call."""

@@ -1,4 +1,4 @@
-"""A run keeps the device and threads of its first start: both move bits, and a resumed run must equal an undisturbed one."""
+"""A run keeps the device, threads and torch of its first start: they move bits, and a resumed run must equal an undisturbed one."""
 
 import logging
 from typing import Any
@@ -12,26 +12,37 @@ from stages.lib.params.system import System
 from stages.lib.training import partition, processes
 from stages.lib.training.device import Choice, chosen, use
 from stages.lib.training.partition import Partition
+from stages.lib.training.processor import name_of
 
 log = logging.getLogger(__name__)
 
 
 def prepare(run: Run, system: System) -> torch.device:
-    """Set threads and kernels and return the device, as recorded in the run folder at its first start.
+    """Set threads and return the device, as recorded in the run folder at its first start.
 
-    Another number of processes is another record: such a run goes on, with other last bits. Raises Refusal where the
-    recorded device is not here.
+    Another number of processes is another record: such a run goes on, with other last bits. So it does on another processor of the
+    same kind, and says so. Raises Refusal where the recorded kind of device is not here, or torch is another one.
     """
     wanted = chosen(system)
-    recorded = remembered(run, "machine", dict(wanted))
+    here: dict[str, Any] = {**wanted, "torch": torch.__version__, "processor": name_of(wanted["device"])}
+    recorded = here | remembered(run, "machine", here)
+    if recorded["torch"] != here["torch"]:
+        raise Refusal(
+            f"this run began with torch {recorded['torch']}, and torch {here['torch']} is installed: its last bits would differ. "
+            f"Install what it began with (`make setup`), or remove {run.folder} to start this run over."
+        )
     kept: Choice = {"device": recorded["device"], "threads": recorded["threads"]}
-    if kept == wanted:
-        return use(kept)
-    log.info("keeping this run's device and threads %s; the machine or `system` would now choose %s", kept, wanted)
+    if kept != wanted:
+        log.info("keeping this run's device and threads %s; the machine or `system` would now choose %s", kept, wanted)
     try:
-        return use(kept)
+        device = use(kept)
     except Refusal as refusal:
+        if kept == wanted:
+            raise
         raise Refusal(f"{refusal} Or remove {run.folder} to start this run over on this machine.") from None
+    if (began := recorded["processor"]) != (now := name_of(kept["device"])):
+        log.warning("this run began on %s and goes on on %s: last bits may differ", began, now)
+    return device
 
 
 def divided(run: Run, system: System, batch_size: int, group: int) -> Partition:

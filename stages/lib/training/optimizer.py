@@ -71,7 +71,7 @@ def build(cfg: Optimizer, model: nn.Module, depth: int) -> torch.optim.Optimizer
     found = groups(model, cfg.weight_decay, cfg.layer_decay, cfg.decay_tokens, depth)
     if cfg.name == "sgd":
         momentum = cfg.betas[0]
-        return torch.optim.SGD(found, lr=0.0, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.SGD(found, lr=0.0, momentum=momentum, nesterov=momentum > 0, fused=True)
     return torch.optim.AdamW(found, lr=0.0, betas=cfg.betas, eps=cfg.eps, fused=True)  # one pass over memory
 
 

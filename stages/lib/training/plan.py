@@ -1,8 +1,9 @@
 """How long a run trains and how fast: what a block's optimizer, schedule, epochs and batch size come to in steps."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from stages.lib.params.divergence import Divergence
 from stages.lib.params.optimizer import Optimizer, Schedule
 from stages.lib.params.precision import Precision
 from stages.lib.training import optimizer as optimizers
@@ -27,6 +28,7 @@ class Plan:
     """Of the objective's forward pass."""
     flops_per_image: float = 0.0
     """A training step's, by the model's sizes (docs/performance.md); 0: unknown."""
+    divergence: Divergence = field(default_factory=Divergence)
 
     @property
     def steps(self) -> int:

@@ -132,7 +132,8 @@ def rehearse(folder: Path, stage: str, set_name: str, params: Everything) -> Tri
         tail = "\n".join(f"    {line}" for line in said.splitlines()[-LINES:])
         return Tried(ending.reason if ending.code == 2 else f"{ending.reason}\n{tail}", short)
     (run,) = (path.parent for path in (folder / "runs").glob(f"{stage}*/*/identity.json"))
-    rows = tuple(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = tuple(row for row in found if "rewind" not in row)  # a run that went back says so in a row without rates
     sizes = [path.stat().st_size for path in (run / "checkpoints").glob("step-*.pt")]
     took_here, identity = json.loads((run / took.NAME).read_text()), json.loads((run / "identity.json").read_text())
     return Tried("", False, rows, took_here, max(sizes, default=0), identity)

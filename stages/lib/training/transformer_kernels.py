@@ -1,7 +1,8 @@
 """How a transformer's blocks run: attention fused or plain, products by MKL or oneDNN, compiled or not, activations kept or not.
 
 On CPUs fused attention is several times slower in bfloat16 than the plain one, and on AMD's MKL takes twice oneDNN's time for
-products in single precision. Both are measured on the model's own blocks, forward and backward.
+products in single precision. Both are measured on the model's own blocks, forward and backward. What does not give the same bits
+again is no choice: a resumed run must equal an undisturbed one.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from stages.lib.core.outcome import Refusal
 from stages.lib.core.runs import Run
 from stages.lib.models import blocks
 from stages.lib.models.blocks import Blocks
@@ -62,15 +64,20 @@ class Part:
 def prepare(run: Run, parts: Mapping[str, Part], cfg: "Training | Pretrain", batch_size: int, system: System) -> None:
     """Make these blocks run as `run` began, or by what is fastest here; compile them; keep activations or not.
 
-    Raises Refusal where they are to be compiled and there is no compiler.
+    Raises Refusal where they are to be compiled and there is no compiler, or where the products of its start are not as exact here.
     """
     device = next(iter(parts.values())).into.weight.device
     if cfg.compile:
         kernels.refuse_without_compiler(device)
-    allowed: dict[str, tuple[str, ...]] = {f"attention.{name}": ATTENTION for name in parts}
+    allowed: dict[str, tuple[str, ...]] = {f"attention.{name}": repeatable(device, cfg.precision) for name in parts}
     allowed["matmul"] = ("default", "onednn")
     sizes = [device.type, cfg.precision, batch_size, {name: part.sizes for name, part in parts.items()}]
     choice = kernels.chosen(run, allowed, sizes, lambda: measured(parts, cfg.precision, batch_size))
+    if choice["matmul"] not in matmuls(next(iter(parts.values())).into, cfg.precision):  # begun on another processor
+        raise Refusal(
+            f"this run began with products by {choice['matmul']} ({run.folder / 'kernels.json'}), which this processor would "
+            f"compute less exactly, if at all. Go on where it began, or remove {run.folder} to start this run over on this machine."
+        )
     use(parts, choice)
     for part in parts.values():
         if cfg.compile:
@@ -86,6 +93,16 @@ def prepare_classifier(run: Run, model: VisionTransformer, cfg: "Training", syst
     prepare(run, parts, cfg, cfg.views.batch_size, system)
 
 
+def repeatable(device: torch.device, precision: Precision) -> tuple[Attention, ...]:
+    """The ways of attention that give the same gradients, bit for bit, each time.
+
+    Fused, a GPU adds up those of single precision in no fixed order (seen on an H200 at 197 tokens, by torch's memory-efficient
+    kernel, which alone takes single precision; asked for repeatable kernels with a warning only, it still does). In bfloat16 its
+    kernels repeated theirs.
+    """
+    return ("plain",) if device.type == "cuda" and precision == "fp32" else ATTENTION
+
+
 def use(parts: Mapping[str, Part], choice: Choice) -> None:
     """Set the blocks, and single-precision products of this process, up for a choice."""
     for name, part in parts.items():
@@ -99,14 +116,15 @@ def measured(parts: Mapping[str, Part], precision: Precision, batch_size: int) -
 
     Attention for each part and products for all, since one depends on the other.
     """
-    ways = matmuls(next(iter(parts.values())).into, precision)
+    into = next(iter(parts.values())).into
+    ways, first = matmuls(into, precision), repeatable(into.weight.device, precision)[0]
     seconds = {name: seconds_of(part, ways, precision, batch_size) for name, part in parts.items()}
     totals, choices = dict[Matmul, float](), dict[Matmul, Choice]()
     for matmul in ways:
         choices[matmul], totals[matmul] = Choice(matmul=matmul), 0.0
         for name, part in parts.items():
             kinds = {kind: spent for (way, kind), spent in seconds[name].items() if way == matmul}
-            kinds = kinds or {"fused": min(seconds[name].values())}  # too little to be measured: nothing changes
+            kinds = kinds or {first: min(seconds[name].values())}  # too little to be measured: nothing changes
             kind = preferred(kinds)
             choices[matmul][f"attention.{name}"] = kind
             totals[matmul] += kinds[kind] * len(part.blocks)
@@ -122,8 +140,9 @@ def seconds_of(
     most = MOST_IMAGES if device.type == "cuda" else max(1, ELEMENTS // (part.tokens * width))
     shape = min(batch_size, most, MOST_IMAGES), part.tokens, width
     tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    kinds = repeatable(device, precision)
     try:
-        steps = {(way, kind): _step(part.first, tokens, way, kind, precision) for way in ways for kind in ATTENTION}
+        steps = {(way, kind): _step(part.first, tokens, way, kind, precision) for way in ways for kind in kinds}
         return shortest(steps, device)
     finally:
         attend(part.first, "fused" if before else "plain")
