@@ -54,9 +54,9 @@ def recorded(verdict: Verdict) -> str:
 
 
 def telling(verdict: Verdict, fault: Fault) -> str:
-    """The line of the message that says most of what must be said."""
-    lines = verdict.message.splitlines() or [""]
-    return max(lines, key=lambda line: sum(piece in line for piece in fault.says)).strip()
+    """The line of the message that names the thing."""
+    lines = verdict.message.splitlines()
+    return next((line for line in lines for piece in fault.says[:1] if piece in line), " ".join(lines)).strip()
 
 
 def cell(text: str, most: int = 170) -> str:
