@@ -28,6 +28,7 @@ def main(word: str = "") -> int:
             sys.stdout.write(
                 f"| {fault} | {where}{'' if good else ' **NOT AS IT SHOULD**'} | {recorded} | {message} |\n"
             )
+            sys.stdout.flush()
         false = [kind.kind for kind in kinds if alarmed(kind, Path(folder) / kind.__name__ / kind.kind)]
     stages = ", ".join(f"{stage} {count}" for stage, count in found.most_common())
     sys.stdout.write(
