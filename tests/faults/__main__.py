@@ -28,6 +28,7 @@ def main(word: str = "") -> int:
             sys.stdout.write(
                 f"| {fault} | {where}{'' if good else ' **NOT AS IT SHOULD**'} | {recorded} | {message} |\n"
             )
+            sys.stdout.flush()
         false = [kind.kind for kind in kinds if alarmed(kind, Path(folder) / kind.__name__ / kind.kind)]
     stages = ", ".join(f"{stage} {count}" for stage, count in found.most_common())
     sys.stdout.write(
@@ -54,9 +55,9 @@ def recorded(verdict: Verdict) -> str:
 
 
 def telling(verdict: Verdict, fault: Fault) -> str:
-    """The line of the message that says most of what must be said."""
-    lines = verdict.message.splitlines() or [""]
-    return max(lines, key=lambda line: sum(piece in line for piece in fault.says)).strip()
+    """The line of the message that names the thing."""
+    lines = verdict.message.splitlines()
+    return next((line for line in lines for piece in fault.says[:1] if piece in line), " ".join(lines)).strip()
 
 
 def cell(text: str, most: int = 170) -> str:

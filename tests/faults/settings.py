@@ -157,10 +157,22 @@ FAULTS = [
     params("a block twice", edited("^evaluate:", "evaluate: {}\nevaluate:"), "the key 'evaluate' stands twice"),
     params("a tab", edited("^  seed: 0", "\tseed: 0"), "there is a tab", "spaces only"),
     params("a brace left open", edited("^  seed: 0", "  seed: {0"), "params.yaml, line"),
-    params("an alias bomb", laughs, "params.yaml"),
-    params("an alias of itself", edited(r"^evaluate:", "evaluate: &e\n  more: *e"), "evaluate"),
-    params("100,000 nested lists", lambda _: PARAMS.write_text("a: " + "[" * 100_000), "more than 100 deep"),
-    params("100,000 nested blocks", lambda _: PARAMS.write_text("- " * 100_000 + "1"), "more than 100 deep"),
+    params("an alias bomb", laughs, "more than 20,000 values"),
+    params(
+        "an alias of itself",
+        edited(r"^evaluate:", "evaluate: &e\n  more: *e"),
+        "more than 20,000 values",
+    ),
+    params(
+        "100,000 nested lists",
+        lambda _: PARAMS.write_text("a: " + "[" * 100_000),
+        "params.yaml holds blocks more than 50 deep",
+    ),
+    params(
+        "100,000 nested blocks",
+        lambda _: PARAMS.write_text("- " * 100_000 + "1"),
+        "params.yaml holds blocks more than 50 deep",
+    ),
     params("a Python object", edited("^  seed: 0", "  seed: !!python/object/apply:os.getcwd []"), "params.yaml"),
     params("bytes that are no text", lambda _: PARAMS.write_bytes(b"\xff\xfe" + TEXT.encode()), "not UTF-8"),
     params("an empty file", lambda _: cut(PARAMS, 0), "params.yaml is empty"),
@@ -205,7 +217,7 @@ FAULTS = [
     limits("cut off", lambda _: cut(LIMITS, 100), "git checkout"),
     limits("of another form", lambda _: LIMITS.write_text("[]"), "must be"),
     limits(
-        "a column there is not", limit(lambda line: line["kwargs"].update(column="kee")), "'kee'", "Did you mean 'key'"
+        "a column there is not", limit(lambda line: line["kwargs"].update(column="kee")), "'kee'", "Did you mean key?"
     ),
     limits("an expectation there is not", limit(lambda line: line.update(type="expect_good")), "'expect_good'"),
     limits(

@@ -38,7 +38,7 @@ def understood(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         raise Refusal(
             f"{path} is damaged, or not the file its name says ({type(error).__name__}: {str(error)[:300]}). "
-            f"`dvc checkout {path}` restores it, `dvc repro` makes it again."
+            f"`dvc checkout --force {path}` restores it, `dvc repro` makes it again."
         ) from None
 
 
