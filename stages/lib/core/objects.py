@@ -21,6 +21,7 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.core.s3 import PastEnd, is_remote, join, patiently, split
 
 __all__ = ["Object", "download", "fill", "is_remote", "join", "listing", "open", "read", "split", "stat"]
+MOST_BYTES = 16 << 30  # of an object that is copied whole: three times the largest RegNetY in single precision
 BLOCK = 8 << 20  # bytes of one request of a stream
 AHEAD = 2  # blocks of a stream fetched in the background
 PIECE = 1 << 18  # bytes taken from a connection at a time: what a cut body loses at most
@@ -104,7 +105,9 @@ def download(uri: str, path: Path, sha256: str = "") -> None:
             return
         if not sha256:
             file.truncate(0)
-        fill(uri, file, sha256)
+        if (size := stat(uri).bytes) > MOST_BYTES:
+            raise Refusal(f"{uri} has {size:,} bytes, more than the {MOST_BYTES:,} that are fetched at once.")
+        fill(uri, file, sha256, size)
         part.replace(path)
         files.flush_folder(path.parent)
 
