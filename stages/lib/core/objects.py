@@ -105,9 +105,7 @@ def download(uri: str, path: Path, sha256: str = "") -> None:
             return
         if not sha256:
             file.truncate(0)
-        if (size := stat(uri).bytes) > MOST_BYTES:
-            raise Refusal(f"{uri} has {size:,} bytes, more than the {MOST_BYTES:,} that are fetched at once.")
-        fill(uri, file, sha256, size)
+        fill(uri, file, sha256)
         part.replace(path)
         files.flush_folder(path.parent)
 
@@ -120,6 +118,8 @@ def fill(uri: str, file: io.BufferedRandom, sha256: str = "", size: int | None =
             there = source.seek(0, os.SEEK_END)
             if size is not None and there != size:
                 raise Refusal(f"{uri} has {there:,} bytes instead of {size:,}: it is not what was recorded.")
+            if size is None and there > MOST_BYTES:
+                raise Refusal(f"{uri} has {there:,} bytes, more than the {MOST_BYTES:,} that are fetched at once.")
             source.seek(file.tell())
             shutil.copyfileobj(source, file, PIECE)
         file.flush()
