@@ -107,3 +107,13 @@ def test_fetch__from_a_bucket_that_lacks_it(s3: Server) -> None:
     uri = s3.put("other.pth", b"another file")
     with pytest.raises(Refusal, match=f"{DIGEST[:8]} was named"):
         fetch.fetch(uri, DIGEST[:8])
+
+
+def test_fetch__an_object_that_is_too_large_is_refused(s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = s3.put("w.pth", DATA)
+    monkeypatch.setattr(objects, "MOST_BYTES", len(DATA) - 1)
+    with pytest.raises(Refusal, match="7,000 bytes, more than the 6,999"):
+        fetch.fetch(uri, DIGEST)
+    assert s3.counts["GET", "w.pth"] == 1  # its first block says how large it is
+    monkeypatch.setattr(objects, "MOST_BYTES", len(DATA))  # the control
+    assert fetch.fetch(uri, DIGEST).read_bytes() == DATA

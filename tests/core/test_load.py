@@ -172,7 +172,9 @@ def test_parse__anchors_that_people_use_are_read() -> None:
     assert load.parse(text)["one"] == {"a": 1, "b": [1, 2], "c": 3} and load.parse(text)["two"]["b"] == [1, 2]
 
 
-@pytest.mark.parametrize("text", ["a: !!bool 3", "a: 2001-99-99", "a: !!float x"])
+@pytest.mark.parametrize(
+    "text", ["a: !!bool 3", "a: 2001-99-99", "a: !!float x", "a: " + "9" * 5000, "a: 0x" + "f" * 5000]
+)
 def test_parse__what_cannot_be_made_a_value_is_refused(text: str) -> None:
     with pytest.raises(Refusal, match=r"params\.yaml"):
         load.parse(text)

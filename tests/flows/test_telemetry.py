@@ -290,3 +290,8 @@ def test_description__links_to_the_curves(monkeypatch: pytest.MonkeyPatch) -> No
         "**distill** · step 1 of 4 · 2 h 0 min left · waits for data 3 % of the time · lr 0.00015 · "
         "[TensorBoard](<http://board.example/?runFilter=distill%2F0123#timeseries>)"
     )
+
+
+def test_told__an_error_that_quotes_a_password_does_not() -> None:
+    said = telemetry.told(httpx.ConnectError("no route to https://admin:pl4nted@host/api?token=pl4nted"))
+    assert said == "ConnectError: no route to https://***@host/api?token=***"

@@ -318,3 +318,14 @@ def test_save_experiment__without_a_git_identity(clone: Path, monkeypatch: pytes
         assert workspace.save_experiment(folder, "nobody", "x") == "nobody"
     ref = run(clone, "git", "for-each-ref", "--format=%(authorname)", "refs/exps").strip()
     assert ref == "Tutelage"
+
+
+def test_resolve__the_password_in_an_address_of_origin_is_not_said(clone: Path) -> None:
+    """git repeats what it cannot reach (of https alone, newer ones leave the password out), and errors go to the server's pages."""
+    address = "/nowhere/x.git?token=pl4nted"
+    run(clone, "git", "config", "remote.origin.url", address)
+    plain = subprocess.run(["git", "fetch", "origin"], cwd=clone, capture_output=True, text=True)
+    assert "pl4nted" in plain.stderr  # the control
+    with pytest.raises(workspace.Unreachable, match=r"token=\*\*\*") as caught:
+        workspace.resolve(clone, "0" * 39 + "1")
+    assert "pl4nted" not in str(caught.value)

@@ -19,7 +19,7 @@ RESTORE = (
     "`dvc exp run -S` leaves the bad value in params.yaml: `git diff params.yaml` shows what changed, "
     "`git checkout params.yaml` restores it."
 )
-MOST_CHARACTERS, MOST_DEEP, MOST_VALUES = 1 << 18, 50, 20_000
+MOST_CHARACTERS, MOST_DEEP, MOST_VALUES, LONGEST_WORD = 1 << 18, 50, 20_000, 1000
 """Of a file that a person wrote: the largest preset has 8,000 characters, 5 levels, 300 values."""
 TWICE = re.compile(r'found duplicate key "(.*)" with value', re.DOTALL)
 
@@ -79,12 +79,13 @@ def _look_through(text: str) -> None:
         elif isinstance(event, CollectionEndEvent):
             anchor, size = open_blocks.pop()
         elif isinstance(event, AliasEvent):
-            anchor, size = (
-                None,
-                sizes.get(anchor or "", MOST_VALUES + 1),
-            )  # of what is not complete yet: it holds itself
+            size = sizes.get(anchor or "", MOST_VALUES + 1)  # of what is not complete yet: it holds itself
+            anchor = None
         elif isinstance(event, ScalarEvent):
             size = 1
+            plain = event.tag or not event.style  # it may be a number, and Python writes none of 5,000 digits
+            if plain and len(event.value) > LONGEST_WORD:
+                raise Refusal(f"params.yaml holds a word of {len(event.value):,} letters or digits.\n{RESTORE}")
         if anchor and size:
             sizes[anchor] = size
         open_blocks[-1] = (open_blocks[-1][0], open_blocks[-1][1] + size)

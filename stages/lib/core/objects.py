@@ -21,6 +21,7 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.core.s3 import PastEnd, is_remote, join, patiently, split
 
 __all__ = ["Object", "download", "fill", "is_remote", "join", "listing", "open", "read", "split", "stat"]
+MOST_BYTES = 16 << 30  # of an object that is copied whole: three times the largest RegNetY in single precision
 BLOCK = 8 << 20  # bytes of one request of a stream
 AHEAD = 2  # blocks of a stream fetched in the background
 PIECE = 1 << 18  # bytes taken from a connection at a time: what a cut body loses at most
@@ -117,6 +118,8 @@ def fill(uri: str, file: io.BufferedRandom, sha256: str = "", size: int | None =
             there = source.seek(0, os.SEEK_END)
             if size is not None and there != size:
                 raise Refusal(f"{uri} has {there:,} bytes instead of {size:,}: it is not what was recorded.")
+            if size is None and there > MOST_BYTES:
+                raise Refusal(f"{uri} has {there:,} bytes, more than the {MOST_BYTES:,} that are fetched at once.")
             source.seek(file.tell())
             shutil.copyfileobj(source, file, PIECE)
         file.flush()

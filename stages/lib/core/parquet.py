@@ -6,7 +6,7 @@ file ends in one sentence, and never in a number that was read wrongly or in mem
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,19 @@ def shards(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
     kinds = {"sha256": str, "bytes": int, "images": int, "split": str}
     if not isinstance(found, dict) or not all(isinstance(about, dict) for about in found.values()):
         raise ValueError("`shards` is no list of tars")
+    file_names(found)
     for name, about in found.items():
         known = {"images": 0, "split": ""} | about
         if wrong := [key for key, kind in kinds.items() if type(known.get(key)) is not kind]:
             raise ValueError(f"`shards` says no {', '.join(wrong)} of {name!r}")
     return found
+
+
+def file_names(names: Iterable[str]) -> None:
+    """Raises ValueError for one that would lead out of the folder it is looked for, or written, in."""
+    for name in names:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise ValueError(f"{name!r} is no name of a file")
 
 
 def entry(metadata: dict[bytes, bytes] | None, name: str) -> Any:

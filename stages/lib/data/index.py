@@ -87,12 +87,12 @@ def read_index(path: Path, split: str) -> Index:
             f"{path} has no split {split!r}, only {', '.join(there) or 'nothing'}. "
             "Choose one of those, or add images to the source."
         )
-    rows = np.flatnonzero(columns.pop("split") == words["split"].index(split))
-    first, last = int(rows[0]), int(rows[-1]) + 1
-    mine = {name: column[first:last].copy() for name, column in columns.items()}  # lets go of the other splits
-    used, shard_of = np.unique(mine["shard"], return_inverse=True)  # shards rise in the file, so these do
-    shards = tuple(words["shard"][code] for code in used)
     with parquet.understood(path):
+        rows = np.flatnonzero(columns.pop("split") == words["split"].index(split))
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        mine = {name: column[first:last].copy() for name, column in columns.items()}  # lets go of the other splits
+        used, shard_of = np.unique(mine["shard"], return_inverse=True)  # shards rise in the file, so these do
+        shards = tuple(words["shard"][code] for code in used)
         _sound(mine, len(rows), len(classes))
         tars = [facts[name] for name in shards]
     lying = mine["orientation"] > 4  # turned by a quarter

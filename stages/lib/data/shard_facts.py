@@ -112,6 +112,7 @@ def read(manifest: Path, index: Path, folder: Path, set_name: str) -> dict[str, 
     content = parquet.read(index, INDEX)
     with parquet.understood(index):
         listed = parquet.shards(content.schema.metadata)
+        parquet.file_names(content["shard"].unique().to_pylist())
     store = "anew" if b"store" in content.schema.metadata else "original"
     placed = content.to_pandas().astype({"shard": "str"})
     rows = placed.groupby("shard").indices

@@ -70,7 +70,9 @@ def _checked(name: str, content: dict[str, Any]) -> tuple[np.ndarray, list[int],
     most = MOST_CLASSES[kind]
     wrong = [label for label in labels if type(label) is not int or not 0 <= label < most]
     if wrong:
-        raise _no_batch(name, f"`{kind}` holds {str(wrong[0])[:40]!r}; labels are whole numbers from 0 to {most - 1}")
+        one = wrong[0]  # of a container the words could be endless: a few lists in each other twice, forty times over
+        shown = str(one)[:40] if isinstance(one, str | int | float | bytes) else type(one).__name__
+        raise _no_batch(name, f"`{kind}` holds {shown!r}; labels are whole numbers from 0 to {most - 1}")
     stems = _texts(name, content.get("filenames", ["image"] * len(data)), "filenames")
     if len(stems) != len(data):
         raise _no_batch(name, f"`filenames` has {len(stems)} entries for {len(data)} images")

@@ -55,7 +55,20 @@ def _content(path: Path) -> Any:
 
 
 class Bounded(io.BufferedReader):
-    """A file whose lines are as long as a name: torch searches a refused name in a time that grows with its square."""
+    """A file whose lines are as long as a name: torch searches a refused name in a time that grows with its square.
+
+    Nor is memory taken for more bytes than are there, whatever length a pickle names.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As many bytes as are there, at most."""
+        if size is None or size < 1 << 20:
+            return super().read(size)
+        parts: list[bytes] = []
+        while size and (part := super().read(min(size, 1 << 24))):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
     def readline(self, _size: int | None = -1, /) -> bytes:
         """Raises ValueError for a line of more than LONGEST_NAME bytes."""

@@ -290,6 +290,7 @@ class _Course:
         if self.plan.divergence.rewinds:
             trained.refuse_bad_weights()
             with self.took.aside("saving"):
+                self.journal.settle()
                 self.rewinder.keep(trained)
 
     def _save(self) -> None:
