@@ -45,7 +45,8 @@ def row(fault: Fault, folder: Path) -> tuple[str, str, str, bool]:
     except Exception as error:  # a crash of the product is a row like any other
         return "crash", type(error).__name__, cell(str(error)), False
     good = verdict.where == fault.where and all(piece in verdict.message for piece in fault.says)
-    return verdict.where or "nobody", recorded(verdict), cell(telling(verdict, fault)), good
+    message = telling(verdict, fault).replace(f"{folder}/", "")
+    return verdict.where or "nobody", recorded(verdict), cell(message), good
 
 
 def recorded(verdict: Verdict) -> str:
@@ -62,7 +63,7 @@ def telling(verdict: Verdict, fault: Fault) -> str:
 
 def cell(text: str, most: int = 170) -> str:
     """One line of a table."""
-    line = " ".join(text.split()).replace("|", "/").replace(str(Path.cwd()), ".")
+    line = " ".join(text.split()).replace("|", "/")
     return line if len(line) <= most else line[: most - 3] + "..."
 
 

@@ -232,7 +232,7 @@ FAULTS = [
         Folder,
         lambda bench: named(bench, b"\xff\xfe.png"),
         "scan",
-        ("not UTF-8", "Rename it"),
+        ("things/a holds a file name that is not UTF-8: b'\\xff\\xfe.png'", "Rename it"),
     ),
     Fault(
         "a pipe among the images",

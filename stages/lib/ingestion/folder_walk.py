@@ -74,9 +74,10 @@ def _look(root: str, task: tuple[str, str]) -> Folder:
             f"{place} changed while it was scanned ({error}). Let the copying finish, then run again."
         ) from None
     except UnicodeEncodeError as error:
-        raise Refusal(
-            f"{place} holds a file name that is not UTF-8: {error.object[error.start - 20 : error.end + 20]!r}. Rename it."
-        ) from None
+        name = (
+            error.object[: error.end].rpartition("\0")[2] + error.object[error.end :].partition("\0")[0]
+        )  # of names put together
+        raise Refusal(f"{place} holds a file name that is not UTF-8: {os.fsencode(name)!r}. Rename it.") from None
 
 
 def _listed(place: str, path: str, known: str) -> Folder:
