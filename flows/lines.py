@@ -61,7 +61,7 @@ class Splitter:
         if self.left_out:
             line += f" ... ({self.left_out} bytes more)"
         self.begun, self.left_out, self.returned = bytearray(), 0, False
-        return masked(line)
+        return line
 
 
 class Lines:
@@ -69,7 +69,7 @@ class Lines:
 
     def __init__(self, descriptor: int, on_line: Callable[[str], None]) -> None:
         self.descriptor, self.on_line = descriptor, on_line
-        self.tail: deque[str] = deque(maxlen=REMEMBERED)
+        self._last: deque[str] = deque(maxlen=REMEMBERED)
         self._waiting: deque[str] = deque()
         self._changed = threading.Condition()
         self._left_out, self._ended, self._failed = 0, False, False
@@ -77,6 +77,11 @@ class Lines:
         self._teller = threading.Thread(target=self._tell, name="lines handed on", daemon=True)
         self._reader.start()
         self._teller.start()
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines that were said."""
+        return [masked(line) for line in list(self._last)]
 
     def finish(self, seconds: float) -> None:
         """Wait until all is handed on, but not longer than that."""
@@ -102,7 +107,7 @@ class Lines:
     def _put(self, lines: list[str]) -> None:
         with self._changed:
             for line in lines:
-                self.tail.append(line)
+                self._last.append(line)
                 if len(self._waiting) >= WAITING:
                     self._left_out += 1
                     continue
@@ -124,7 +129,7 @@ class Lines:
                     return
                 line = self._waiting.popleft()
             try:
-                self.on_line(line)
+                self.on_line(masked(line))  # not where lines are read: it takes its time
             except Exception as error:
                 if not self._failed:
                     log.warning("a line of output could not be handed on (said once): %s", error)

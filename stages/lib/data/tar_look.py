@@ -55,8 +55,9 @@ def look(path: Path, rows: pd.DataFrame) -> Look:
 
 def payload_sha256(file: BinaryIO, offset: int, size: int) -> str:
     """Of `size` bytes at `offset`; of fewer where the file ends."""
-    inside = offset >= 0 and size >= 0
-    return hashlib.sha256(os.pread(file.fileno(), size, offset) if inside else b"").hexdigest()
+    there = os.fstat(file.fileno()).st_size - offset  # no memory for bytes that an index claims
+    inside = offset >= 0 and size >= 0 and there > 0
+    return hashlib.sha256(os.pread(file.fileno(), min(size, there), offset) if inside else b"").hexdigest()
 
 
 def members(file: BinaryIO) -> tuple[pd.DataFrame, str]:

@@ -37,7 +37,12 @@ HEADER = re.compile(
 
 def masked(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """The text with *** for whatever opens doors: in addresses, in headers, and values of variables that are called so."""
-    text = HEADER.sub(rf"\1{MASK}", QUERY.sub(rf"\1={MASK}", USER.sub(rf"\1{MASK}@", text)))
+    if "://" in text:
+        text = USER.sub(rf"\1{MASK}@", text)
+    if "=" in text:
+        text = QUERY.sub(rf"\1={MASK}", text)
+    if "authorization" in text.lower():
+        text = HEADER.sub(rf"\1{MASK}", text)
     for value in _values(environment):
         text = text.replace(value, MASK)
     return text
