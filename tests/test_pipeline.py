@@ -125,9 +125,15 @@ def another_clone(reproduced: Path, folder: Path) -> Path:
 
 def started(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     """A dvc command in a session of its own, so that it can be killed with everything it started."""
-    where = {"cwd": folder, "env": environment(), "start_new_session": True, "text": True}
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **where)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=environment(),
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def locked(folder: Path) -> set[str]:
