@@ -3,6 +3,8 @@
 import gzip
 import itertools
 import math
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,17 @@ INPUTS = {"tar": 120, "tables": 60, "plain_pickles": 400, "params_files": 60, "w
 WELL = {"read", "refused"}
 
 
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """No more memory than this process has and 3 GiB: a reader that asks for what a file claims must not end the machine."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (3 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("name", TARGETS)
 def test_reader__reads_or_refuses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same inputs every time. Both answers occur: a reader that refuses all would prove nothing."""
