@@ -16,6 +16,7 @@ from PIL import Image
 from timm.data import create_dataset
 
 from stages import validate
+from stages.lib.core import seal
 from stages.lib.core.outcome import Refusal
 from stages.lib.data.decode import decode
 from stages.lib.ingestion import fidelity, reencode, shard_writer, spool
@@ -343,7 +344,7 @@ def change(project: RawProject, table: str, key: str, column: str, value: Any, *
     number = content.schema.get_field_index(column)
     changed = content.set_column(number, content.schema.field(number), [type_of(content, column, values)])
     kept = {name: text for name, text in content.schema.metadata.items() if metadata.get(name.decode(), "") is not None}
-    pq.write_table(changed.replace_schema_metadata(kept), path)
+    pq.write_table(changed.replace_schema_metadata(seal.sealed(kept) if seal.SEAL in kept else kept), path)
 
 
 def type_of(content: Any, column: str, values: list[Any]) -> Any:

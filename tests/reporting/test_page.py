@@ -220,12 +220,26 @@ def test_page__a_failed_gate_names_its_rows(workspace: Path) -> None:
     assert html.count("✗ gate failed") == 1 and "key 3/img&lt;0042&gt;" in html
 
 
-def test_page__metrics_without_their_numbers_do_not_stop_it(workspace: Path) -> None:
-    fabricate.write_json(workspace / "metrics" / "student.json", {"model": "student", "heads": {"class": {}}})
-    fabricate.write_json(
-        workspace / "metrics" / "teacher.json", {"heads": {"class": {"top1": 250.0}}, "images": 0, "classes": 0}
-    )
-    assert "not measured" in read(build()).text
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"heads": {"class": {}}}, "has {} for heads.class, where top1 and nll belong"),
+        (
+            {"heads": {"class": {"top1": 250.0, "nll": 1.0}}},
+            "has 250.0 for heads.class.top1; allowed: 0 to 100 per cent",
+        ),
+        ({"model": None}, "has None for model, where a name belongs"),
+        ({"images": 0}, "has 0 for images, where a whole number above 0 belongs"),
+    ],
+)
+def test_page__metrics_without_their_numbers_are_refused_by_name(
+    workspace: Path, change: dict[str, object], words: str
+) -> None:
+    """A stage writes them whole: what is missing or impossible was done to the file afterwards."""
+    path = workspace / "metrics" / "teacher.json"
+    fabricate.write_json(path, json.loads(path.read_text()) | change)
+    with pytest.raises(Refusal, match=re.escape(words)):
+        build()
 
 
 @pytest.mark.parametrize("name", ["metrics/student.json", "gate-details/model-mae.json", "stored/digits-7-9.json"])
