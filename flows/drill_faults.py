@@ -116,10 +116,9 @@ def disk_full(ground: Ground) -> Found:
     struck = time.monotonic()
     ending = ground.repro(before=limit).start().ending()
     problems = [] if ending.code and ending.retryable else [f"it says: {ending.reason}"]
+    said = ending.reason.replace(f"{ground.folder}/", "")[:90]
     problems += [f"left behind: {path.name}" for path in (ground.runs / STAGE).glob("*/checkpoints/*")]
-    return _goes_on(
-        ground, 0, struck, [*problems, *_no_model(ground)], f'it said "{ending.reason[:60]}"', resumed=False
-    )
+    return _goes_on(ground, 0, struck, [*problems, *_no_model(ground)], f'it said "{said}"', resumed=False)
 
 
 def shard_cut(ground: Ground) -> Found:
