@@ -16,7 +16,25 @@ from tests.ingestion.raw_project import ROOT
 PATH = Path("data/manifest/toy.parquet")
 
 
-class Manifest(Bench):
+class ManifestGate(Bench):
+    """The gate over a manifest."""
+
+    def look(self) -> None:
+        """The gate."""
+        self.where = "validate-manifest"
+        validate.validate("manifest", "toy")
+
+    def inputs(self) -> dict[str, bytes]:
+        """Manifest and limits."""
+        return files(Path("data/manifest"), Path("data/expectations"))
+
+    def kept(self) -> str:
+        """The gate is shut."""
+        assert not Path("data/gates/manifest-toy.json").exists()
+        return super().kept()
+
+
+class Manifest(ManifestGate):
     """36 images of three classes in two splits."""
 
     kind = "manifest"
@@ -42,20 +60,6 @@ class Manifest(Bench):
         """Only these rows."""
         self.table = self.table[which(self.table)].reset_index(drop=True)
         self.write()
-
-    def look(self) -> None:
-        """The gate."""
-        self.where = "validate-manifest"
-        validate.validate("manifest", "toy")
-
-    def inputs(self) -> dict[str, bytes]:
-        """Manifest and limits."""
-        return files(Path("data/manifest"), Path("data/expectations"))
-
-    def kept(self) -> str:
-        """The gate is shut."""
-        assert not Path("data/gates/manifest-toy.json").exists()
-        return super().kept()
 
 
 BEE = "val/bee/002"

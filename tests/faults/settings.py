@@ -10,9 +10,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages import check, validate
+from stages import check
 from tests import fabricated
 from tests.faults.fault import Bench, Fault, cut, files
+from tests.faults.manifests import ManifestGate
 from tests.ingestion.raw_project import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text()
@@ -45,7 +46,7 @@ class Params(Bench):
         return super().kept()
 
 
-class Limits(Bench):
+class Limits(ManifestGate):
     """A gate's limits, as a person edits them."""
 
     kind = "gate's limits"
@@ -54,20 +55,6 @@ class Limits(Bench):
         """A clean manifest."""
         shutil.copytree(ROOT / "data/expectations", "data/expectations")
         fabricated.write_manifest(Path("data"), fabricated.manifest())
-
-    def look(self) -> None:
-        """The gate."""
-        self.where = "validate-manifest"
-        validate.validate("manifest", "toy")
-
-    def inputs(self) -> dict[str, bytes]:
-        """Manifest and limits."""
-        return files(Path("data/manifest"), Path("data/expectations"))
-
-    def kept(self) -> str:
-        """The gate is shut."""
-        assert not Path("data/gates/manifest-toy.json").exists()
-        return super().kept()
 
 
 def edited(pattern: str, replacement: str) -> Callable[[Params], None]:

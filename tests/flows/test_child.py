@@ -273,7 +273,8 @@ def test_control__who_waits_for_dvc_alone_is_refused_by_the_lease(repository: Pa
     until(lambda: not left(repository))
 
 
-def test_leash_killed__run_waits_for_those_it_held(repository: Path) -> None:
+def lose_the_leash(repository: Path) -> None:
+    """Kill it while its stage works: the stage saves before run() returns."""
     one = Thread(staged(repository, REPRO, SAVE_SECONDS=1))
     working(repository)
     assert one.child._process is not None
@@ -281,6 +282,10 @@ def test_leash_killed__run_waits_for_those_it_held(repository: Path) -> None:
     ending = one.ending()
     assert (ending.code, ending.retryable) == (128 + signal.SIGTERM, True), ending
     goes_on(repository)
+
+
+def test_leash_killed__run_waits_for_those_it_held(repository: Path) -> None:
+    lose_the_leash(repository)
 
 
 def test_leash_killed__dvc_is_told_where_the_kernel_did_not(
@@ -293,13 +298,7 @@ def test_leash_killed__dvc_is_told_where_the_kernel_did_not(
     deaf = tmp_path / "deaf.py"
     deaf.write_text(text.replace(asking, "pass"))
     monkeypatch.setattr(leash, "__file__", str(deaf))
-    one = Thread(staged(repository, REPRO, SAVE_SECONDS=1))
-    working(repository)
-    assert one.child._process is not None
-    kill(one.child._process.pid)
-    ending = one.ending()
-    assert (ending.code, ending.retryable) == (128 + signal.SIGTERM, True), ending
-    goes_on(repository)
+    lose_the_leash(repository)
 
 
 @pytest.mark.slow
