@@ -260,7 +260,7 @@ def _is_dvc(process: int) -> bool:
     """Whether that process is DVC, by its command line; not so what it has started."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-        return any(os.path.basename(word) == b"dvc" for word in words[:2])  # a script: python .../dvc
+        return words[1:3] == [b"-m", b"dvc"] or any(os.path.basename(word) == b"dvc" for word in words[:2])
     return False
 
 

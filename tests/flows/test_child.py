@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import child, leash
+from flows import child, execution, leash
 from flows.child import Child, Ending
 from tests.flows.staged import (
     REPRO,
@@ -273,9 +273,9 @@ def test_control__who_waits_for_dvc_alone_is_refused_by_the_lease(repository: Pa
     until(lambda: not left(repository))
 
 
-def lose_the_leash(repository: Path) -> None:
+def lose_the_leash(repository: Path, command: list[str] = REPRO) -> None:
     """Kill it while its stage works: the stage saves before run() returns."""
-    one = Thread(staged(repository, REPRO, SAVE_SECONDS=1))
+    one = Thread(staged(repository, command, SAVE_SECONDS=1))
     working(repository)
     assert one.child._process is not None
     kill(one.child._process.pid)
@@ -288,8 +288,9 @@ def test_leash_killed__run_waits_for_those_it_held(repository: Path) -> None:
     lose_the_leash(repository)
 
 
+@pytest.mark.parametrize("command", [REPRO, [*execution.DVC, "repro", "-s", "work"]], ids=["script", "module"])
 def test_leash_killed__dvc_is_told_where_the_kernel_did_not(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     """A leash that has not asked the kernel to pass on its death: as seen once in CI, where the stage ran to its end."""
     text = Path(leash.__file__).read_text()
@@ -298,7 +299,7 @@ def test_leash_killed__dvc_is_told_where_the_kernel_did_not(
     deaf = tmp_path / "deaf.py"
     deaf.write_text(text.replace(asking, "pass"))
     monkeypatch.setattr(leash, "__file__", str(deaf))
-    lose_the_leash(repository)
+    lose_the_leash(repository, command)
 
 
 @pytest.mark.slow
