@@ -1,6 +1,8 @@
 """What every test shares."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def one_thread() -> None:
     """Small tensors gain nothing from threads, and two test processes would fight for two cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A stage's main() called in this process listens to SIGTERM; whoever is forked later would do so too, and not end when told."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for signum, handler in before.items():
+        if handler is not None:  # one of C's
+            signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="session")
