@@ -13,7 +13,7 @@ demo: setup
 
 # A process a core, four at most: the tests start processes of their own. A file's tests stay together, as they share what they set up.
 test: setup lint
-	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --timeout 400 --timeout-method thread
 
 # Longer than the default suite allows: the whole pipeline, killed and resumed, on the embedded set.
 test-slow: setup

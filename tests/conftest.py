@@ -19,7 +19,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """A stage's main() called in this process listens to SIGTERM; whoever is forked later would do so too, and not end when told."""
+    """A stage's main() called in this process listens to SIGTERM; whoever is forked later would too, and not end when told."""
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
     yield
     for signum, handler in before.items():
