@@ -30,8 +30,17 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
 SET = "digits-7-9"
 STAGE = "pretrain"
-COPIED = ("stages", "flows", "presets", "dvc.yaml", ".dvcignore", "data/expectations", "data/models")
-"""data/models: only its markers are taken, see _copy."""
+COPIED = (
+    "stages",
+    "flows",
+    "presets",
+    "dvc.yaml",
+    ".dvcignore",
+    "data/expectations",
+    "data/models/scratch",
+    "data/models/none",
+)
+"""Of data/models only the markers for "no encoder" and "no teacher"."""
 MODEL = Path("data/models/mae/model.safetensors")
 PATIENCE_SECONDS = 180.0
 """For anything that takes seconds on a quiet machine."""
@@ -113,9 +122,8 @@ class Ground:
             shutil.rmtree(path, ignore_errors=True)
         shutil.copy(self.folder / "dvc.lock", self.root / "dvc.lock")
         changes = {**SYSTEM, "ranks": several or self.own["ranks"], "device": self.own["device"]}
-        host = devices.of_host()
-        if several > len(host.names) or not host.gpus:  # two processes cannot share a GPU
-            changes["device"] = "cpu" if several else changes["device"]
+        if several and not ((host := devices.of_host()).gpus and len(host.names) >= several):
+            changes["device"] = "cpu"  # two processes cannot share a GPU
         self.system(changes)
 
     def system(self, changes: Mapping[str, Any]) -> None:
@@ -181,15 +189,10 @@ class Ground:
                     found.append(process)
         return found
 
-    def close(self) -> list[str]:
-        """End whoever is left and remove the folder; what was still there though it should not have been, in words."""
-        left = self.left()
-        problems = [f"process {process} had to be killed" for process in left]
-        leash.send(left, signal.SIGKILL)
+    def close(self) -> None:
+        """End whoever is left and remove the folder."""
+        leash.send(self.left(), signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.exists():
-            problems.append(f"{self.folder} could not be removed")
-        return problems
 
     @property
     def own(self) -> dict[str, Any]:
@@ -198,13 +201,9 @@ class Ground:
 
     def _copy(self) -> None:
         self.root.mkdir(parents=True)
-        (self.root / "data").mkdir()
         for name in COPIED:
             source, target = ROOT / name, self.root / name
-            if name == "data/models":
-                for marker in ("scratch", "none"):
-                    shutil.copytree(source / marker, target / marker)
-            elif source.is_dir():
+            if source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, target)
@@ -224,12 +223,10 @@ class Trial:
         self.command, self.tell, self.said = tuple(command), tell, list[str]()
         self.child = Child(command, root, tell, self.said.append, variables)
         self._found: Future[Ending] | None = None
-        self.began = time.monotonic()
         self.seconds = 0.0
 
     def start(self) -> "Trial":
         """Returns at once."""
-        self.began = time.monotonic()
         self._found = ThreadPoolExecutor(1).submit(self.child.run)
         return self
 

@@ -177,7 +177,7 @@ def test_prune__between_a_runs_opening_its_lease_and_having_it(monkeypatch: pyte
 def test_prune__a_run_that_trusts_any_lease_loses_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: a lease of a folder that has gone holds nobody off."""
     removed_as_it_starts(monkeypatch)
-    monkeypatch.setattr(runs, "_is", lambda *_: True)
+    monkeypatch.setattr(runs, "is_at", lambda *_: True)
     with runs.open_run("a", None, [], []) as run:
         assert not (run.folder / "lease").exists() and not run_folders.holder(run.folder)
         with runs.open_run("a", None, [], []) as other:  # two writers

@@ -137,8 +137,8 @@ def test_copy__has_parameters_that_hold_together_whatever_the_user_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: str
 ) -> None:
     clone = tmp_path / "clone"
-    (clone / "data").mkdir(parents=True)
     for name in drill_ground.COPIED:
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).symlink_to(ROOT / name)
     (clone / "params.yaml").write_text((ROOT / params).read_text())
     monkeypatch.setattr(drill_ground, "ROOT", clone)

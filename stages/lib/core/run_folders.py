@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.lib.core import files
+from stages.lib.core import files, runs
 
 REMOVED = ".removed"
 """Ending of a folder on its way out; one that was left over is removed by the next `prune`."""
@@ -104,21 +104,13 @@ def remove(path: Path) -> bool:
                 fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            if not _still(path / "lease", lease.fileno()):
+            if not runs.is_at(lease, path / "lease"):
                 return False
             path.rename(aside)
     except FileNotFoundError:
         return False
     shutil.rmtree(aside)
     return True
-
-
-def _still(path: Path, descriptor: int) -> bool:
-    """Whether an open file is the one of that name."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def age(seconds: float) -> str:

@@ -129,13 +129,13 @@ def _lease(folder: Path, stage: str) -> Iterator[TextIO]:
                     f"{stage} with this very recipe is already running ({lease.read().strip() or 'holder unknown'}) in {folder}. "
                     "Wait for it, or stop it; the next start continues from its last checkpoint."
                 ) from None
-            if not _is(lease, folder / "lease"):
+            if not is_at(lease, folder / "lease"):
                 continue
             yield lease
             return
 
 
-def _is(opened: TextIO, path: Path) -> bool:
+def is_at(opened: TextIO, path: Path) -> bool:
     """Whether the open file is the one of that name."""
     try:
         return os.path.samestat(os.fstat(opened.fileno()), path.stat())
