@@ -34,6 +34,14 @@ from tests.flows.staged import (
 )
 
 __all__ = ["repository", "template"]
+SHELLS = pytest.mark.parametrize(
+    "shell",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(not Path(name).exists(), reason=f"no {name}"))
+        for name in ("/bin/bash", "/bin/dash")
+    ],
+)
+"""DVC starts a stage by $SHELL: bash becomes the stage, dash waits for it."""
 
 
 @pytest.fixture(autouse=True)
@@ -242,11 +250,23 @@ def test_stop__while_dvc_waits_for_the_lock(repository: Path) -> None:
     assert ending.stopped and "killed" not in ending.reason
 
 
-def test_dvc_killed__its_stage_saves_before_run_returns(repository: Path) -> None:
+def dvc_above(stage: int) -> int:
+    """The process of DVC; a shell may stand between."""
+    above = leash.parents()
+    while not child._is_dvc(stage):
+        stage = above[stage]
+    return stage
+
+
+@SHELLS
+def test_dvc_killed__its_stage_saves_before_run_returns(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
     """The trainer outlives DVC by a second; a retry that did not wait would be refused by the lease."""
+    monkeypatch.setenv("SHELL", shell)
     one = Thread(staged(repository, REPRO, SAVE_SECONDS=1))
     stage = working(repository)
-    kill(leash.parents()[stage])
+    kill(dvc_above(stage))
     ending = one.ending()
     assert (ending.code, ending.retryable) == (128 + signal.SIGTERM, True), ending
     goes_on(repository)
@@ -284,7 +304,11 @@ def lose_the_leash(repository: Path, command: list[str] = REPRO) -> None:
     goes_on(repository)
 
 
-def test_leash_killed__run_waits_for_those_it_held(repository: Path) -> None:
+@SHELLS
+def test_leash_killed__run_waits_for_those_it_held(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    monkeypatch.setenv("SHELL", shell)
     lose_the_leash(repository)
 
 
