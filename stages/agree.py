@@ -55,8 +55,9 @@ def must_belong_together(teacher: Predictions, student: Predictions) -> None:
     ours, theirs = ([line for line in one.stamp if line.startswith("index ")] for one in (teacher, student))
     if apart := stamp.difference(ours, theirs):
         raise Refusal(
-            f"{teacher.path} and {student.path} were measured with different indexes: {apart}. "
-            "`dvc repro evaluate` measures anew what is stale."
+            f"{teacher.path} and {student.path} are not of one run: one of them is stale, as they were measured "
+            f"with different {apart}. "
+            "`dvc repro evaluate` measures what is there now."
         )
 
 

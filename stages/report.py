@@ -16,6 +16,7 @@ from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.report import Report
 from stages.lib.params.sets import Sets
+from stages.lib.reporting import stale
 from stages.lib.reporting.inputs import Folder
 from stages.lib.reporting.page import page
 from stages.lib.reporting.summary import summary
@@ -36,6 +37,7 @@ def main() -> None:
         raise Refusal(
             f"unknown argument {sys.argv[1]!r}; use `python -m stages.report` or `python -m stages.report --summary`"
         )
+    stale.refuse(folder)
     text = page(report, sets, folder)
     with files.replace(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")

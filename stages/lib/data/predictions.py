@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 
 from stages.lib.core import files, parquet, seal
 from stages.lib.core.outcome import Refusal
+from stages.lib.data import stamp
 from stages.lib.data.stamp import Stamp
 
 HEADS = ("class", "dist", "fused_logits", "fused_probs")
+ROUNDING = 1e-4  # metrics have four decimals
 OWN = "model"  # what the model's own forward gives
 BASE = {"key": pa.string(), "label": pa.int32(), f"{OWN}_top1": pa.int32()}
 
@@ -71,6 +73,21 @@ def read(path: Path) -> Predictions:
         if not keys:
             raise ValueError("it holds no image")
     return Predictions(path, about["set"], about["split"], about["stamp"], keys, numbers["label"], answers)
+
+
+def contradiction(found: Predictions, metrics: Mapping[str, Any]) -> str:
+    """What metrics say that their predictions do not, in a few words; empty where both may be of one measurement."""
+    if found.stamp and metrics.get("stamp") and (apart := stamp.difference(metrics["stamp"], found.stamp)):
+        return f"they were made from different {apart}"
+    if metrics["images"] != len(found.keys):
+        return f"{metrics['images']:,} images were measured, {len(found.keys):,} predicted"
+    for head, values in metrics["heads"].items():
+        top1 = 100 * float(found.right(head).mean()) if head in found.heads else None
+        if top1 is None or abs(top1 - values["top1"]) > ROUNDING:
+            return (
+                f"heads.{head}.top1 is {values['top1']}, of the predictions {top1 if top1 is None else round(top1, 4)}"
+            )
+    return ""
 
 
 def must_share(first: Predictions, second: Predictions) -> None:

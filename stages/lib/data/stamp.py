@@ -18,10 +18,10 @@ def of(model: Path, index: Path) -> Stamp:
 
 
 def difference(ours: Any, theirs: Any) -> str:
-    """`the model (1f2e3d4c and 5b6a7988)`: what two stamps do not share; empty where they are the same."""
+    """`model (1f2e3d4c and 5b6a7988)`: what two stamps do not share; empty where they are the same."""
     first, second = _parts(ours), _parts(theirs)
     return " and ".join(
-        f"the {what} ({first.get(what, 'unknown')[:8]} and {second.get(what, 'unknown')[:8]})"
+        f"{what} ({first.get(what, 'unknown')[:8]} and {second.get(what, 'unknown')[:8]})"
         for what in sorted(first.keys() | second.keys(), reverse=True)
         if first.get(what) != second.get(what)
     )
