@@ -1,6 +1,6 @@
 """One page that tells what happened, offline, a pure function of its inputs.
 
-in    data/metrics, data/history, data/plots, data/samples, data/stored, data/gate-details
+in    data/metrics, data/history, data/plots, data/samples, data/stored, data/gate-details, data/manifest/<set>-rejected.csv
       of the sets and models params.yaml names
 out   data/reports/index.html
 run   dvc repro -s report
