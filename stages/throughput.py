@@ -30,7 +30,7 @@ from stages.lib.training.processor import name_of
 log = logging.getLogger(__name__)
 EXPORTED = Path("data/exported")
 USE = "use: python -m stages.throughput [<model> ...] [--batch-sizes 1,16,64,256]"
-BATCH_SIZES = (1, 16, 64, 256)
+BATCH_SIZES: tuple[int, ...] = (1, 16, 64, 256)
 
 
 def main() -> None:

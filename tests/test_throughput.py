@@ -111,7 +111,11 @@ def test_speed__is_batch_size_over_the_median_pass(monkeypatch: pytest.MonkeyPat
         (["--fast"], "--fast is not known"),
     ],
 )
-@pytest.mark.usefixtures("project")
-def test_throughput__says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, words: list[str], said: str) -> None:
+def test_throughput__says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    (tmp_path / "data/exported/student").mkdir(parents=True)
+    (tmp_path / "data/exported/student/config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(Refusal, match=said):
         main(monkeypatch, *words)
