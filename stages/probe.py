@@ -34,6 +34,7 @@ from stages.lib.data.normalise import normalise
 from stages.lib.data.one_shot_crop import one_shot_view
 from stages.lib.data.published import Published, shards_of
 from stages.lib.data.shards import ShardReader
+from stages.lib.data.subset import part
 from stages.lib.models import flops, mae_folder, teacher
 from stages.lib.models.mae import MAE, visible
 from stages.lib.models.mae_features import class_token
@@ -42,6 +43,7 @@ from stages.lib.models.readout import Readout
 from stages.lib.objectives import painting
 from stages.lib.objectives.read_out import ReadOut
 from stages.lib.objectives.reconstruct import Reconstruct
+from stages.lib.params.data import Data
 from stages.lib.params.pretrain import PretrainNormPix, PretrainSeed
 from stages.lib.params.probe import Linear, Neighbours, Probe
 from stages.lib.params.published import PublishedUri
@@ -63,14 +65,16 @@ def main() -> None:
     """Train the linear classifier, or go on; then ask neighbours and paint, in the first process alone."""
     set_name = sys.argv[1]
     cfg, system = load.load("probe", Probe), load.load("system", System)
+    data = load.load("data", Data)
     norm_pix = load.load_item("pretrain", "norm_pix", PretrainNormPix)
     seed = load.load_item("pretrain", "seed", PretrainSeed)
     index_path = Path(f"data/index/{set_name}.parquet")
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     watch = Watch()
-    with runs.open_run("probe", None, [cfg], [index_path, ENCODER], ranks.first()) as run:
+    with runs.open_run("probe", None, [cfg, data], [index_path, ENCODER], ranks.first()) as run:
         device = machine.prepare(run, system)
-        train, asked = read_index(index_path, "train"), read_index(index_path, cfg.split)
+        train = part(read_index(index_path, "train"), data.subset)
+        asked = read_index(index_path, cfg.split)
         mae = mae_folder.load(ENCODER, cfg.mask_percents[0] / 100).to(device)
         looked = Looked(mae, asked, shards, cfg, system.workers, cfg.crop_pct)
         linear = linear_probe(run, looked, train, cfg, system, watch)

@@ -42,6 +42,7 @@ TABLE: dict[str, set[str]] = {
     "data": {
         "teacher",
         "pretrain",
+        "probe",
         "label",
         "distill",
         "finetune",

@@ -10,6 +10,7 @@ def first_images(index: Index, count: int) -> Index:
     mine = slice(0, count)
     return replace(
         index,
+        rows=None if index.rows is None else index.rows[mine],
         labels=index.labels[mine],
         shard_of=index.shard_of[mine],
         offset=index.offset[mine],
