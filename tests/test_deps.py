@@ -31,6 +31,7 @@ COMMANDS = {
     "publish",
     "published",
     "repair",
+    "throughput",
 }  # run by people or started as programs; nothing they do can change an out
 
 
@@ -122,6 +123,9 @@ def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> Non
     assert set(streaming) == {
         "teacher",
         "pretrain",
+        "probe",
+        "look",
+        "attend",
         "label",
         "distill",
         "finetune",
