@@ -26,6 +26,7 @@ def test_stage__declares_the_params_and_versions_it_uses(name: str) -> None:
 
 
 COMMANDS = {
+    "demo_page",
     "fetch",
     "preflight",
     "publish",
