@@ -5,9 +5,11 @@ in    data/metrics, data/history, data/plots, data/samples, data/stored, data/ga
 out   data/reports/index.html
 run   dvc repro -s report
       python -m stages.report --summary     where the page is and the main numbers; writes nothing
+      python -m stages.report --live        what runs, took and is stale, in a browser: stages/live.py
 """
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +37,7 @@ def main() -> None:
         return
     if sys.argv[1:]:
         raise Refusal(
-            f"unknown argument {sys.argv[1]!r}; use `python -m stages.report` or `python -m stages.report --summary`"
+            f"unknown argument {sys.argv[1]!r}; use `python -m stages.report`, or it with --summary or --live"
         )
     stale.refuse(folder)
     text = page(report, sets, folder)
@@ -52,4 +54,8 @@ def compare() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == [
+        "--live"
+    ]:  # becomes a program of its own: this page holds no clock and knows nothing of that one
+        os.execv(sys.executable, [sys.executable, "-m", "stages.live", *sys.argv[2:]])
     outcome.run("report", main)

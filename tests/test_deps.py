@@ -28,6 +28,7 @@ def test_stage__declares_the_params_and_versions_it_uses(name: str) -> None:
 COMMANDS = {
     "demo_page",
     "fetch",
+    "live",
     "preflight",
     "publish",
     "published",
