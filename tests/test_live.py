@@ -172,14 +172,14 @@ def run_root(place: Path) -> Path:
     )
     write(place / "check" / "last_exit.json", {"code": 0, "reason": "finished", "retryable": False})
     write(place / "evaluate@a" / "last_exit.json", {"code": 2, "reason": "no <b>such</b> file", "retryable": False})
-    rates = {
-        "model": "student",
-        "runs": [{"batch_size": 1, "images_per_second": 90.0}, {"batch_size": 64, "images_per_second": 400.0}],
-    }
-    write(place / "throughput" / "student.json", rates)
+    rows = [
+        {"precision": "fp32", "batch_size": size, "images_per_second": rate, "peak_bytes": 2e9}
+        for size, rate in ((1, 90.0), (64, 400.0))
+    ]
+    write(place / "throughput" / "student.json", {"machine": {"device": "a <processor>"}, "rows": rows})
     write(
         place / "throughput" / "teacher.json",
-        {"cpu": {"fp32": {"16": {"images_per_second": 50.5}, "64": {"error": "memory"}}}},
+        {"rows": [{"batch_size": 8, "images_per_second": 50.5}, {"failed": "out of memory"}]},
     )
     return place
 
@@ -227,6 +227,7 @@ def damage(root: Path) -> None:
     write(root / "evaluate@a" / "last_exit.json", {"code": "zero"})
     write(root / "throughput" / "student.json", b"[1, 2]")
     write(root / "throughput" / "deep.json", b"[" * 100_000)
+    write(root / "throughput" / "odd.json", {"rows": [3, {"images_per_second": "fast"}, {"images_per_second": 0}]})
     folder = root / "distill" / "0123456789abcdef"
     write(folder / "took.json", {"epochs": 10, "steps": None})
     write(folder / "identity.json", b"null")
@@ -273,7 +274,7 @@ def test_page__says_what_is_known_and_escapes_what_comes_from_files(tmp_path: Pa
     said = text_of(html)
     assert "distill at work now. 0 of 4 stages have nothing to do (2 stale, 2 after those)." in said
     for words in ("step 120 of 200 · loss 2.5 · 128 images/s · 25% of the time waiting for data · 2.0 GB", "48 s left",
-                  "1 h 0 min", "2 h 0 min", "4.00", "40 GPU-h", "81.25", "400", "batch size 64", "50", "precision fp32",
+                  "1 h 0 min", "2 h 0 min", "4.00", "40 GPU-h", "81.25", "400", "batches of 64, fp32, 2.00 GB, a &lt;processor&gt;", "50", "batches of 8",
                   "code 2", "The report"):  # fmt: skip
         assert words in said, words
     assert "GPU-hours of that 2 seconds" in said and "that cost 4.00" in said  # an hour on two GPUs, at 2 each

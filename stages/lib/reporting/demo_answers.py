@@ -30,6 +30,8 @@ LARGEST_BYTES, LARGEST_PIXELS = 20 << 20, 50_000_000
 SHOWN_CLASSES, THUMBNAIL = 5, 112
 TOKENS = ("Class token", "Distillation token")
 HEADS = {"class_logits": TOKENS[0], "distillation_logits": TOKENS[1], "fused_logits": "Both: mean of their logits"}
+AMBER, MOST_AMBER = (255, 170, 0), 0.75
+"""Colour of attention, to be seen on black and on white; how much of it covers the patch that is looked at most."""
 LEAST_RATIO, LARGEST_RATIO = 0.05, 0.98
 DRAWS = 1 << 16
 """Masks a person can ask for."""
@@ -186,11 +188,11 @@ def _pixels(images: Tensor, preparation: Preparation) -> np.ndarray:
 
 
 def lit(seen: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """u8[H, W, 3] and attention f[rows, columns] -> the image, as bright as each patch is looked at, the most looked at in full."""
+    """u8[H, W, 3] and attention f[rows, columns] -> the image under amber, the more the more a patch is looked at; not at all at 0."""
     strength = weights / max(float(weights.max()), 1e-12)
     rows, columns = (side // count for side, count in zip(seen.shape[:2], weights.shape, strict=True))
-    shade = np.kron(strength, np.ones((rows, columns)))[..., None]
-    return (seen * (0.12 + 0.88 * shade)).astype(np.uint8)
+    share = MOST_AMBER * np.kron(strength, np.ones((rows, columns)))[..., None]
+    return (seen * (1 - share) + np.array(AMBER) * share).round().astype(np.uint8)
 
 
 def thumbnail(image: Image.Image) -> str:

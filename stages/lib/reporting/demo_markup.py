@@ -200,7 +200,7 @@ def page(model: str, about: Sequence[str], samples: Sequence[tuple[str, str]], p
         + markup.section(
             "attention",
             "Where the tokens look",
-            "<p>Attention of the last block, mean over its heads: bright patches are those a token takes most from. It shows where "
+            "<p>Attention of the last block, mean over its heads: the more amber a patch, the more a token takes from it. It shows where "
             'it looks there, and does not explain the answer.</p><div id="tokens" class="shown"></div>',
         )
         + markup.section("painting", "What the masked autoencoder paints", _painting(paints))

@@ -52,20 +52,28 @@ def stages(root: Path) -> list[Stage]:
         hashes: dict[str, str | None] = {}
         found: dict[str, Stage] = {}
         for stage in order:
-            behind = [up.addressing for up in graph.successors(stage) if up.cmd]
+            behind = [name_of(up, root) for up in graph.successors(stage) if up.cmd]
             settled = all(found[name].state in ("fresh", "always") for name in behind)
-            found[stage.addressing] = _stage(stage, made, hashes, settled)
+            found[name_of(stage, root)] = _stage(name_of(stage, root), stage, made, hashes, settled)
         return list(found.values())
 
 
-def _stage(stage: "DvcStage", made: "dict[str, Output]", hashes: dict[str, str | None], settled: bool) -> Stage:
+def name_of(stage: "DvcStage", root: Path) -> str:
+    """How a stage is called from the root of its repository, wherever this process runs."""
+    file = Path(stage.path).resolve().relative_to(root.resolve()).as_posix()
+    return str(stage.name) if file == "dvc.yaml" else f"{file}:{stage.name}"
+
+
+def _stage(
+    name: str, stage: "DvcStage", made: "dict[str, Output]", hashes: dict[str, str | None], settled: bool
+) -> Stage:
     known = bool(stage.outs) and all(out.hash_info for out in stage.outs)
     changed = tuple(_changed(stage, made, hashes)) if known else ()
     state: State = "always" if stage.always_changed else "never" if not known else "stale" if changed else "fresh"
     if state == "fresh" and not settled:
         state = "after"
     outs = tuple(str(out.def_path) for out in stage.outs)
-    return Stage(str(stage.addressing), state, changed, float((stage.meta or {}).get("gpu_hours", 0)), outs)
+    return Stage(name, state, changed, float((stage.meta or {}).get("gpu_hours", 0)), outs)
 
 
 def _changed(stage: "DvcStage", made: "dict[str, Output]", hashes: dict[str, str | None]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Accuracy against throughput, of what `python -m stages.throughput` measured: a picture for the live page."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,27 +19,34 @@ class Point:
     model: str
     images_per_second: float
     how: str
-    """Batch size, precision and whatever else the file says of that measurement."""
+    """Batch size, precision, memory and machine of that measurement."""
     top1: float | None
     """Percent; None where it was not evaluated."""
 
 
 def points(throughput: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Mapping[str, Any]]) -> list[Point]:
-    """One a model that has a rate, the fastest first."""
+    """The fastest row of each model that has one (docs/formats.md), the fastest model first."""
     found = []
     for model, content in throughput.items():
-        rates = list(_rates(content, {}))
+        rows = content.get("rows")
+        rates = [
+            (rate, row)
+            for row in (rows if isinstance(rows, list) else [])
+            if isinstance(row, dict) and (rate := number(row.get("images_per_second"))) is not None and rate > 0
+        ]
         if rates:
-            rate, words = max(rates, key=lambda one: one[0])
-            found.append(
-                Point(
-                    model,
-                    rate,
-                    ", ".join(f"{name} {value}" for name, value in words.items()),
-                    top1(metrics.get(model, {})),
-                )
-            )
+            rate, row = max(rates, key=lambda one: one[0])
+            found.append(Point(model, rate, how(row, content.get("machine")), top1(metrics.get(model, {}))))
     return sorted(found, key=lambda point: -point.images_per_second)
+
+
+def how(row: Mapping[str, Any], machine: object) -> str:
+    """Batch, precision, memory and machine of a measurement, as far as they are said."""
+    words = [f"batches of {row['batch_size']}" if "batch_size" in row else "", str(row.get("precision", ""))]
+    memory = number(row.get("peak_bytes"))
+    words.append("" if memory is None else f"{memory / 1e9:.2f} GB")
+    words.append(str(machine.get("device", "")) if isinstance(machine, dict) else "")
+    return ", ".join(word for word in words if word)
 
 
 def top1(metrics: Mapping[str, Any]) -> float | None:
@@ -49,27 +56,6 @@ def top1(metrics: Mapping[str, Any]) -> float | None:
         return None
     head = heads.get("fused_logits", heads.get("class"))
     return number(head.get("top1")) if isinstance(head, dict) else None
-
-
-def _rates(content: Any, above: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[float, dict[str, Any]]]:
-    """(images a second, what else stands beside it in a word) of every measurement, wherever it lies in the file."""
-    if depth > 6:
-        return
-    if isinstance(content, list):
-        for one in content:
-            yield from _rates(one, above, depth + 1)
-    elif isinstance(content, dict):
-        words = {
-            name.replace("_", " "): content[name] for name in ("batch_size", "precision", "device") if name in content
-        }
-        here = {**above, **{name: value for name, value in words.items() if isinstance(value, int | str)}}
-        rate = number(content.get("images_per_second"))
-        if rate is not None and rate > 0:
-            yield rate, here
-        for name, one in content.items():
-            named = {"precision": name} if name in ("fp32", "bf16", "tf32", "fp16") else {}
-            named |= {"batch size": int(name)} if str(name).isdecimal() and len(str(name)) < 7 else {}
-            yield from _rates(one, {**here, **named}, depth + 1)
 
 
 def picture(found: Sequence[Point]) -> str:
