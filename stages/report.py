@@ -5,10 +5,12 @@ in    data/metrics, data/history, data/plots, data/samples, data/stored, data/ga
 out   data/reports/index.html
 run   dvc repro -s report
       python -m stages.report --summary     where the page is and the main numbers; writes nothing
-      python -m stages.report compare A B   is the difference between two runs noise? See stages/compare.py; writes nothing
+      python -m stages.report compare A B   is the difference between two runs noise? stages/compare.py; writes nothing
+      python -m stages.report --live        what runs, took and is stale, in a browser: stages/live.py
 """
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,23 +26,22 @@ from stages.lib.reporting.summary import summary
 
 log = logging.getLogger(__name__)
 PAGE = Path("data/reports/index.html")
+OTHERS = {"compare": "stages.compare", "--live": "stages.live"}
+"""What this becomes by its first argument: programs of their own, as the page holds no clock and depends on no other run."""
 
 
 def main() -> None:
     """Write the page, or say in a few lines what it says."""
-    if sys.argv[1:2] == ["compare"]:
-        compare_runs(sys.argv[2:])
-        return
     report, sets = load.load("report", Report), load.load("sets", Sets)
     folder = Folder(Path("data"))
     if sys.argv[1:] == ["--summary"]:
         sys.stdout.write(summary(report, sets, folder, PAGE))
-        compare()
+        forecast()
         return
     if sys.argv[1:]:
         raise Refusal(
-            f"unknown argument {sys.argv[1]!r}; use `python -m stages.report`, `python -m stages.report --summary` or "
-            "`python -m stages.report compare A B [--model student] [--head ...]`"
+            f"unknown argument {sys.argv[1]!r}; use `python -m stages.report` alone or with --summary, --live or "
+            "compare A B [--model student] [--head ...]"
         )
     stale.refuse(folder)
     text = page(report, sets, folder)
@@ -49,16 +50,7 @@ def main() -> None:
     log.info("%s: %d files read, %.1f MB", PAGE, len(folder.read), len(text) / 1e6)
 
 
-def compare_runs(arguments: list[str]) -> None:
-    """Start stages.compare: a program of its own, as no page depends on another run. Raises Refusal where it did."""
-    code = subprocess.run([sys.executable, "-m", "stages.compare", *arguments], check=False).returncode
-    if code == 2:
-        raise Refusal("nothing was compared; what was wrong stands above.")
-    if code:
-        raise OSError(f"nothing was compared: python -m stages.compare ended with {code}")
-
-
-def compare() -> None:
+def forecast() -> None:
     """What `make preflight` predicted beside what was taken, by a program of its own: no page depends on a time (design law 4)."""
     if (files.root() / "preflight.json").is_file():
         sys.stdout.flush()
@@ -66,4 +58,6 @@ def compare() -> None:
 
 
 if __name__ == "__main__":
+    if (other := OTHERS.get(sys.argv[1] if len(sys.argv) > 1 else "")) is not None:
+        os.execv(sys.executable, [sys.executable, "-m", other, *sys.argv[2:]])
     outcome.run("report", main)

@@ -27,7 +27,9 @@ def test_stage__declares_the_params_and_versions_it_uses(name: str) -> None:
 
 COMMANDS = {
     "compare",
+    "demo_page",
     "fetch",
+    "live",
     "preflight",
     "publish",
     "published",
