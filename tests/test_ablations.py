@@ -1,7 +1,7 @@
 """Rows of the papers' ablation tables: one `-S` override each, run for some steps by the stage itself, and what is then not there.
 
-DeiT Table 8 (arXiv 2012.12877), MAE Table 1 (arXiv 2111.06377), DeiT III (arXiv 2204.07118); figures in docs/recipes.md. The default
-suite runs a few, `make test-slow` all.
+DeiT Table 8 (arXiv 2012.12877), MAE Table 1 (arXiv 2111.06377), DeiT III (arXiv 2204.07118); figures in docs/recipes.md. Default
+suite: a few; `make test-slow`: all.
 """
 
 import dataclasses
