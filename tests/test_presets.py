@@ -407,6 +407,12 @@ def test_preset__stores_original_images_and_says_so(path: Path) -> None:
     assert load.parse(path.read_text())["shard"]["store"] == "original"
 
 
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=lambda path: path.stem)
+def test_preset__names_its_robustness_sets(path: Path) -> None:
+    """dvc.yaml has a stage for each: without the key DVC would stumble, though the schema has a default."""
+    assert load.parse(path.read_text())["sets"]["robust"] == []
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_preset__names_no_place_of_this_machine(path: Path) -> None:
     assert not re.search(r"/work|/home|/root|shared/", path.read_text())
