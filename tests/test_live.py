@@ -274,7 +274,8 @@ def test_page__says_what_is_known_and_escapes_what_comes_from_files(tmp_path: Pa
     said = text_of(html)
     assert "distill at work now. 0 of 4 stages have nothing to do (2 stale, 2 after those)." in said
     for words in ("step 120 of 200 · loss 2.5 · 128 images/s · 25% of the time waiting for data · 2.0 GB", "48 s left",
-                  "1 h 0 min", "2 h 0 min", "4.00", "40 GPU-h", "81.25", "400", "batches of 64, fp32, 2.00 GB, a &lt;processor&gt;", "50", "batches of 8",
+                  "1 h 0 min", "2 h 0 min", "4.00", "40 GPU-h", "81.25", "400",
+                  "batches of 64, fp32, 2.00 GB, a &lt;processor&gt;", "50", "batches of 8",
                   "code 2", "The report"):  # fmt: skip
         assert words in said, words
     assert "GPU-hours of that 2 seconds" in said and "that cost 4.00" in said  # an hour on two GPUs, at 2 each
