@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo demo-page test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz clean
+.PHONY: demo demo-page test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz clean test-browser
 
 demo: setup
 	dvc repro
@@ -27,6 +27,10 @@ test-slow: setup
 # A real Prefect server, workers with clones of their own, an S3 server on loopback, and a browser where there is one.
 test-e2e: setup
 	python -m pytest -m e2e
+
+# The report and the pages of `dvc plots` in a headless Chromium without network; skipped where there is none.
+test-browser: setup
+	python -m pytest -m browser -rs
 
 setup: $(VENV)/installed
 

@@ -180,7 +180,7 @@ def test_page__a_changed_metric_changes_the_page(workspace: Path) -> None:
     before = build()
     path = workspace / "metrics" / "student.json"
     values = json.loads(path.read_text())
-    values["heads"]["dist"]["top1"] = 12.3456
+    values["heads"]["dist"] |= {"top1": 12.3456, "top1_low": 9.8765, "top1_high": 15.4321}
     fabricate.write_json(path, values)
     after = build()
     assert "12.35 %" in after and "12.35 %" not in before

@@ -1,5 +1,7 @@
 """The two tokens of a distilled transformer: how often their heads disagree, how alike they are, where they look."""
 
+from typing import Any
+
 from stages.lib.reporting import charts, markup, papers, pictures
 from stages.lib.reporting.inputs import Record
 from stages.lib.reporting.material import Material, Model
@@ -12,6 +14,7 @@ WHO = {
     "label": "label",
 }
 AGREEMENT = "metrics/agreement.json"
+PUBLISHED = "DeiT-B, published"
 LISTENERS = ("student", "finetuned")
 ATTENTION = 300  # pixels; a dozen rows of three
 
@@ -41,7 +44,7 @@ def disagreement(found: Material) -> str:
         ]
         for pair in pairs
     ]
-    head = ["Who disagrees", *(found.models[name].title for name in LISTENERS), "DeiT-B, published"]
+    head = ["Who disagrees", *(found.models[name].title for name in LISTENERS), PUBLISHED]
     caption = (
         f"Share of the {found.ledger.number(record.fact('images'))} images on which two disagree; the last column is the "
         f"paper's, on ImageNet. {markup.origin(record.file)}"
@@ -57,12 +60,12 @@ def words(pair: str) -> str:
 
 def _heat(record: Record, pairs: list[str]) -> str:
     """The student's pairs as bars, the published ones beside them."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"pair": words(pair), "who": who, "percent": charts.rounded(value)}
         for pair in pairs
         for who, value in (
             ("student", record.number(f"student.{pair}")),
-            ("DeiT-B, published", papers.DISAGREEMENT[pair]),
+            (PUBLISHED, papers.DISAGREEMENT[pair]),
         )
         if value is not None
     ]
@@ -77,7 +80,7 @@ def _heat(record: Record, pairs: list[str]) -> str:
         "Shorter is nearer. ImageNet has more classes, so its heads disagree more often than those of a small set."
     )
     chart = charts.bars(
-        rows, "pair", "who", "percent", {"student": "student", "DeiT-B, published": "published"}, "Disagreement", table
+        rows, "pair", "who", "percent", {"student": "student", PUBLISHED: "published"}, "Disagreement", table
     )
     return markup.figure(chart, caption, record.file, "plot")
 
