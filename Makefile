@@ -41,6 +41,7 @@ $(VENV)/installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/python -m stages.lib.core.native
+	$(BIN)/python -m stages.lib.reporting.plots_page
 	touch $@
 
 # Is params.yaml right? The same as the pipeline's first stage, without DVC, whose templating would stumble over a typo first.
