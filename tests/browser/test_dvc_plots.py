@@ -1,5 +1,8 @@
 """`dvc plots show` of our plots: the page holds Vega itself, fetches nothing and draws every plot."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +28,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     with (root / "dvc.yaml").open("w") as file:
         closure.YML.dump({"plots": plots}, file)
     (root / ".dvc/config").write_text((closure.ROOT / ".dvc/config").read_text())
-    (root / plots_page.TEMPLATE).parent.mkdir()
+    shutil.copytree(closure.ROOT / ".dvc/plots", root / ".dvc/plots", ignore=shutil.ignore_patterns("page.html"))
     (root / plots_page.TEMPLATE).write_text(plots_page.template())
     dvc(root, "plots", "show", "--out", "shown")
     return root / "shown/index.html", len(plots)
@@ -47,6 +50,15 @@ def test_plots__are_all_drawn_without_network(shown: tuple[Path, int]) -> None:
         assert page.count(".vega-embed") == count > 5
         assert page.asked == [path.as_uri()]
         assert [words for words in page.complaints if not words.startswith("warning")] == []
+
+
+def test_plots__a_cell_that_was_not_measured_is_no_zero(shown: tuple[Path, int]) -> None:
+    """Validation is measured every other epoch: DVC's own template draws a zero between."""
+    text = shown[0].read_text()
+    (found,) = [spec for spec in re.findall(r"var spec = (.*);\n", text) if '"Validation top-1"' in spec]
+    spec = json.loads(found)
+    assert spec["transform"] == [{"filter": {"not": {"field": "val_top1", "equal": ""}}}]
+    assert any(row["val_top1"] == "" for row in spec["data"]["values"])
 
 
 def test_template__names_no_host_and_has_a_place_for_plots() -> None:
