@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo demo-page test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz clean test-browser
+.PHONY: demo demo-page test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz exp clean test-browser
 
 demo: setup
 	dvc repro
@@ -97,6 +97,12 @@ bench-step: setup
 RESULTS ?= gpu.jsonl
 bench-gpu:
 	python -m benchmarks.gpu --results $(RESULTS) $(if $(IMAGES),--images $(IMAGES))
+
+# Experiments in a table as wide as a screen: what varies, top-1 of each model's own answer, nothing else. make exp [SHOW="-n 5 --all-commits"]
+SHOW ?=
+exp: setup
+	dvc exp show --only-changed --precision 2 --no-pager --drop '$(DROP)' $(SHOW)
+DROP = (nll|_low|_high|ece|top5|per_class|agreement|stamp|images|classes|macs|parameters|image_size|versions|reconstruction)
 
 # Run folders (checkpoints, live logs): list them, or remove all but each stage's newest and those in use.
 runs: setup

@@ -8,7 +8,7 @@ import pytest
 
 from stages.lib.params.report import Report
 from stages.lib.params.sets import Sets
-from stages.lib.reporting import album, calibration, commands, compared, heads, papers, probed, sets
+from stages.lib.reporting import album, calibration, commands, compared, heads, papers, probed, robust, sets
 from stages.lib.reporting.inputs import Folder
 from stages.lib.reporting.material import Material, gather
 from tests import closure
@@ -177,6 +177,18 @@ def test_quarantine__names_what_was_kept_out_and_why() -> None:
 def test_quarantine__empty_is_said(data: Path) -> None:
     fabricate.rejected(data, "digits-0-6", {})
     assert "Quarantine is empty" in sets.quarantined(material(), "digits-0-6")
+
+
+def test_robust__both_models_and_every_head(data: Path) -> None:
+    heads_of = {"class": {"top1": 41.25, "top1_low": 35.5, "top1_high": 47.75, "nll": 2.0}}
+    values = {"set": "other", "main": "digits-0-6", "images": 240, "classes": 5, "student": {"heads": heads_of}}
+    fabricate.write_json(data / "metrics" / "robust-other.json", values)
+    found = gather(REPORT, Sets(main="digits-0-6", transfer=[], robust=["other", "gone"]), Folder(Path("data")))
+    html = robust.section(found)
+    cited = {(shown, title) for shown, title, _ in read(html).cited}
+    assert ("41.25 %", "data/metrics/robust-other.json: student.heads.class.top1") in cited
+    assert "dvc repro robust@gone" in html and "dvc repro robust@other" in html
+    assert robust.section(material()) == ""
 
 
 ABSENT = {
