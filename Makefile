@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo demo-page live test test-slow test-browser test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz clean
+.PHONY: demo demo-page live test test-slow test-browser test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz exp clean
 
 demo: setup
 	dvc repro
@@ -36,6 +36,10 @@ test-browser: setup
 test-e2e: setup
 	python -m pytest -m e2e
 
+# The report and the pages of `dvc plots` in a headless Chromium without network; skipped where there is none.
+test-browser: setup
+	python -m pytest -m browser -rs
+
 setup: $(VENV)/installed
 
 $(VENV)/installed: requirements.lock
@@ -45,6 +49,7 @@ $(VENV)/installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/python -m stages.lib.core.native
+	$(BIN)/python -m stages.lib.reporting.plots_page
 	touch $@
 
 # Is params.yaml right? The same as the pipeline's first stage, without DVC, whose templating would stumble over a typo first.
@@ -100,6 +105,12 @@ bench-step: setup
 RESULTS ?= gpu.jsonl
 bench-gpu:
 	python -m benchmarks.gpu --results $(RESULTS) $(if $(IMAGES),--images $(IMAGES))
+
+# Experiments in a table as wide as a screen: what varies, top-1 of each model's own answer, nothing else. make exp [SHOW="-n 5 --all-commits"]
+SHOW ?=
+exp: setup
+	dvc exp show --only-changed --precision 2 --no-pager --drop '$(DROP)' $(SHOW)
+DROP = (nll|_low|_high|ece|top5|per_class|agreement|stamp|images|classes|macs|parameters|image_size|versions|reconstruction)
 
 # Run folders (checkpoints, live logs): list them, or remove all but each stage's newest and those in use.
 runs: setup

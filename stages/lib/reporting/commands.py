@@ -13,6 +13,7 @@ MAKERS = [  # (file under data/, stage); the first that fits
     (r"history/mae\.csv", "pretrain"),
     (r"history/student\.csv", "distill"),
     (r"history/finetuned\.csv", "finetune"),
+    (r"plots/transfer-(.+)-(?:confusion|classes|reliability)\.csv", r"transfer@\1"),
     (r"plots/(.+)-(?:confusion|classes|reliability)\.csv", r"evaluate@\1"),
     (r"plots/(.+)-images\.csv", r"look@\1"),
     (r"plots/(.+)-tokens\.csv", r"attend@\1"),
