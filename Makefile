@@ -30,15 +30,11 @@ test-slow: setup
 
 # Pages as a person meets them, in the distribution's Chromium (Debian: apt-get install chromium); skipped where there is none.
 test-browser: setup
-	python -m pytest -m browser
+	python -m pytest -m browser -rs
 
 # A real Prefect server, workers with clones of their own, an S3 server on loopback, and a browser where there is one.
 test-e2e: setup
 	python -m pytest -m e2e
-
-# The report and the pages of `dvc plots` in a headless Chromium without network; skipped where there is none.
-test-browser: setup
-	python -m pytest -m browser -rs
 
 setup: $(VENV)/installed
 
