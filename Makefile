@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo demo-page test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz exp clean test-browser
+.PHONY: demo demo-page live test test-slow test-browser test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz exp clean
 
 demo: setup
 	dvc repro
@@ -16,6 +16,10 @@ ASKED ?= student
 demo-page: setup
 	exec python -m stages.demo_page $(ASKED)
 
+# What runs now, what it took and will take, what is stale: in a browser on this machine, while anything runs or nothing does.
+live: setup
+	exec python -m stages.report --live
+
 # A process a core, four at most: the tests start processes of their own. A file's tests stay together, as they share what they set up.
 test: setup lint
 	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --timeout 400 --timeout-method thread
@@ -24,13 +28,13 @@ test: setup lint
 test-slow: setup
 	python -m pytest -m slow
 
+# Pages as a person meets them, in the distribution's Chromium (Debian: apt-get install chromium); skipped where there is none.
+test-browser: setup
+	python -m pytest -m browser -rs
+
 # A real Prefect server, workers with clones of their own, an S3 server on loopback, and a browser where there is one.
 test-e2e: setup
 	python -m pytest -m e2e
-
-# The report and the pages of `dvc plots` in a headless Chromium without network; skipped where there is none.
-test-browser: setup
-	python -m pytest -m browser -rs
 
 setup: $(VENV)/installed
 

@@ -17,6 +17,7 @@ MAKERS = [  # (file under data/, stage); the first that fits
     (r"plots/(.+)-(?:confusion|classes|reliability)\.csv", r"evaluate@\1"),
     (r"plots/(.+)-images\.csv", r"look@\1"),
     (r"plots/(.+)-tokens\.csv", r"attend@\1"),
+    (r"looks/(.+)\.json", r"look@\1"),
     (r"samples/mae\.png", "pretrain"),
     (r"samples/mae-\d+\.png", "probe"),
     (r"samples/student\.png", "distill"),
