@@ -1,0 +1,90 @@
+"""Where claims run: a clone of this repository at one commit, with a DVC cache and run folders that all claims share.
+
+What two recipes have in common is made once: DVC's run cache gives a teacher or an autoencoder back to whoever asks again.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmarks.claims.recipes import BASE, Variant
+from stages.lib.core.outcome import Refusal
+
+ROOT = Path(__file__).resolve().parents[2]
+FAILED_LINES = 15
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A folder of a person's choosing: raw/ (tars), work/ (the clone), cache/, runs/, logs/."""
+
+    folder: Path
+
+    @property
+    def work(self) -> Path:
+        """The clone, whose params.yaml is written anew for every run."""
+        return self.folder / "work"
+
+    def prepare(self) -> None:
+        """Clone this repository's HEAD, unless a clone is there already: a claim begun at one commit is finished at it."""
+        for name in ("raw", "cache", "runs", "logs"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        if not self.work.exists():
+            self._say("git", "clone", "--quiet", str(ROOT), str(self.work), cwd=self.folder)
+            for key, value in (("cache.dir", str(self.folder / "cache")), ("core.analytics", "false")):
+                self._say("dvc", "config", "--local", key, value, cwd=self.work)
+
+    def revision(self) -> str:
+        """Commit of the clone."""
+        return self._say("git", "rev-parse", "HEAD", cwd=self.work).strip()
+
+    def run(self, claim: str, variant: Variant, seed: int) -> dict[str, Any]:
+        """`dvc repro` of one recipe; returns its overrides. Raises Refusal with the end of DVC's words where it fails."""
+        changes = {**BASE, **variant.changes, **dict.fromkeys(variant.seeds, seed)}
+        self._write(changes)
+        targets = [f"evaluate@{variant.model}", *(["evaluate@teacher"] if variant.teacher else [])]
+        log = self.folder / "logs" / f"{claim}-{variant.name}-{seed}.log"
+        with log.open("w") as file:
+            done = subprocess.run(
+                ["dvc", "repro", *targets],
+                cwd=self.work,
+                env=self._environment(),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        if done.returncode:
+            end = "\n".join(log.read_text(errors="replace").splitlines()[-FAILED_LINES:])
+            raise Refusal(f"{claim}, {variant.name}, seed {seed}: dvc repro failed; the whole of it is in {log}\n{end}")
+        return {**variant.changes, **dict.fromkeys(variant.seeds, seed)}
+
+    def _write(self, changes: dict[str, Any]) -> None:
+        yaml = YAML()
+        values = yaml.load(self._say("git", "show", "HEAD:params.yaml", cwd=self.work))
+        for key, value in changes.items():
+            *blocks, last = key.split(".")
+            place = values
+            for block in blocks:
+                place = place[block]
+            place[last] = value
+        with (self.work / "params.yaml").open("w") as file:
+            yaml.dump(values, file)
+
+    def _say(self, *command: str, cwd: Path) -> str:
+        return subprocess.run(
+            command, cwd=cwd, env=self._environment(), check=True, text=True, stdout=subprocess.PIPE
+        ).stdout
+
+    def _environment(self) -> dict[str, str]:
+        """The stages' own Python, and nothing of a DVC this one may run in."""
+        kept = {key: value for key, value in os.environ.items() if key not in ("DVC_ROOT", "DVC_STAGE")}
+        return {
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "TUTELAGE_RUNS": str(self.folder / "runs"),
+            "TUTELAGE_RAW": str(self.folder / "raw"),
+        }

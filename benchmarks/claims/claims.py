@@ -1,0 +1,104 @@
+"""The claims, each with what its paper reports and the recipes that try it here."""
+
+from benchmarks.claims.recipes import HARD, NO_MIX, SOFT, Changes, Claim, Contrast, Variant, with_
+
+SCALE = "CIFAR-10 at 32 px, 5,000 training and 4,000 test images, a ViT of 16 patches, width 128, depth 4"
+MAE: Changes = {"train.init": "mae"}
+WITH_MAE = ("train.views.seed", "pretrain.seed")
+TUNED = ("train.views.seed", "finetune.views.seed")
+
+DISTILLATION = Claim(
+    "distillation",
+    "Distillation: hard, soft, none; and which head answers",
+    "DeiT Table 3, Ti / S / B at 224 px: none 72.2 / 79.8 / 81.8, soft 72.2 / 79.8 / 81.8, hard with the token: class head 73.9 / "
+    "80.9 / 83.0, distillation head 74.6 / 81.1 / 83.1, both 74.5 / 81.2 / 83.4; Table 4 (disagreement)",
+    f"{SCALE}, 15 epochs; one RegNetY teacher (20 epochs of the same images) for all",
+    (
+        Variant("none", {}, teacher=True),
+        Variant("soft", SOFT, teacher=True),
+        Variant("hard", HARD, teacher=True),
+    ),
+    (
+        Contrast("hard distillation beats none", ("hard", "fused_logits"), ("none", "class")),
+        Contrast("hard distillation beats soft", ("hard", "fused_logits"), ("soft", "fused_logits")),
+        Contrast("soft distillation beats none", ("soft", "fused_logits"), ("none", "class")),
+        Contrast("both heads fused beat the class head", ("hard", "fused_logits"), ("hard", "class")),
+        Contrast("both heads fused beat the distillation head", ("hard", "fused_logits"), ("hard", "dist")),
+        Contrast("the distillation head beats the class head", ("hard", "dist"), ("hard", "class")),
+        Contrast(
+            "the class head differs from the teacher more often than the distillation head",
+            ("hard", "class_teacher"),
+            ("hard", "dist_teacher"),
+        ),
+        Contrast(
+            "a student without distillation differs from the teacher more often than the distilled one",
+            ("none", "class_teacher"),
+            ("hard", "fused_logits_teacher"),
+        ),
+        Contrast(
+            "class and distillation token grow alike from input to last layer",
+            ("hard", "cosine_last"),
+            ("hard", "cosine_input"),
+        ),
+    ),
+)
+PRETRAINING = Claim(
+    "pretraining",
+    "MAE pretraining against training from scratch",
+    "MAE Table 3, ViT-B / L / H: scratch 82.3 / 82.6 / 83.1, MAE 83.6 / 85.9 / 86.9 (1,600 epochs of pretraining more)",
+    f"{SCALE}; MAE 15 epochs and 15 of training, against 30 epochs of training (equal in all) and against 15",
+    (
+        Variant("scratch-15", {}),
+        Variant("mae-15-15", MAE, seeds=WITH_MAE),
+        Variant("scratch-30", {"train.views.epochs": 30, "train.schedule.warmup_epochs": 4}),
+    ),
+    (
+        Contrast("MAE beats scratch of the same training epochs", ("mae-15-15", "class"), ("scratch-15", "class")),
+        Contrast("MAE beats scratch at equal total epochs", ("mae-15-15", "class"), ("scratch-30", "class")),
+    ),
+)
+AUGMENTATION = Claim(
+    "augmentation",
+    "RandAugment's magnitude and the train-validation gap",
+    "DeiT Table 8, DeiT-B: RandAugment 81.8, none 79.6 (300 epochs of ImageNet)",
+    f"{SCALE}, 15 epochs, without mixup, cutmix and erasing; gap: validation cross-entropy "
+    "less the training loss of the last epoch",
+    tuple(
+        Variant(f"m{magnitude}", with_(NO_MIX, {"train.views.randaugment": text}))
+        for magnitude, text in (
+            (0, "none"),
+            (5, "rand-m5-mstd0.5-inc1"),
+            (9, "rand-m9-mstd0.5-inc1"),
+            (14, "rand-m14-mstd0.5-inc1"),
+        )
+    ),
+    (
+        Contrast("magnitude 9 beats none", ("m9", "class"), ("m0", "class")),
+        Contrast("magnitude 9 beats 5", ("m9", "class"), ("m5", "class")),
+        Contrast("magnitude 9 beats 14", ("m9", "class"), ("m14", "class")),
+        Contrast("the gap of none is wider than that of magnitude 5", ("m0", "gap"), ("m5", "gap")),
+        Contrast("the gap of magnitude 5 is wider than that of 9", ("m5", "gap"), ("m9", "gap")),
+        Contrast("the gap of magnitude 9 is wider than that of 14", ("m9", "gap"), ("m14", "gap")),
+    ),
+)
+RESOLUTION = Claim(
+    "resolution",
+    "Fine-tuning at a higher resolution",
+    "DeiT Table 3, DeiT-B distilled: 83.4 at 224 px, 84.5 after fine-tuning at 384 px",
+    f"{SCALE}; hard-distilled students, 3 epochs of fine-tuning at 48 px from labels (the teacher has seen 32 px), "
+    "and 3 more at 32 px as control",
+    (
+        Variant("student-32", HARD),
+        Variant("tuned-32", with_(HARD, {"finetune.views.image_size": 32}), model="finetuned", seeds=TUNED),
+        Variant("tuned-48", HARD, model="finetuned", seeds=TUNED),
+    ),
+    (
+        Contrast("fine-tuned at 48 px beats the student", ("tuned-48", "fused_logits"), ("student-32", "fused_logits")),
+        Contrast(
+            "fine-tuned at 48 px beats as many epochs more at 32 px",
+            ("tuned-48", "fused_logits"),
+            ("tuned-32", "fused_logits"),
+        ),
+    ),
+)
+CLAIMS = {claim.name: claim for claim in (DISTILLATION, PRETRAINING, AUGMENTATION, RESOLUTION)}
