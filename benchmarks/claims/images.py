@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.claims.recipes import CIFAR
 from stages.lib.core.outcome import Refusal
 
-SHARES = {"train": 500, "val": 50, "test": 400}
+SHARES = {"train": 1000, "val": 50, "test": 400}
 """Images of each class; validation is taken from the other end of the training images."""
 
 
