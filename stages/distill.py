@@ -30,8 +30,10 @@ from stages.lib.data.normalise import denormalise
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.data.published import shards_of
 from stages.lib.data.shards import ShardReader
+from stages.lib.data.subset import part
 from stages.lib.models import architecture, deit, folder, teaching
 from stages.lib.objectives.distill import recipe
+from stages.lib.params.data import Data
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.train import Train
@@ -47,15 +49,16 @@ def main() -> None:
     """Train, or go on training; write the student and what it saw."""
     set_name = sys.argv[1]
     cfg, system = load.load("train", Train), load.load("system", System)
+    data = load.load("data", Data)
     index_path = Path(f"data/index/{set_name}.parquet")
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     taught = cfg.distill != "none"
     models = [*([ENCODER] if cfg.init == "mae" else []), *([TEACHER] if taught else [])]
-    index = read_index(index_path, "train")
+    index = part(read_index(index_path, "train"), data.subset)
     store = stored(cfg, index) if taught and cfg.labels == "stored" else None
     inputs = [index_path, *models, *([LABELS / FACTS] if store else [])]
     watch = Watch()
-    with runs.open_run("distill", None, [cfg], inputs, ranks.first()) as run:
+    with runs.open_run("distill", None, [cfg, data], inputs, ranks.first()) as run:
         device = machine.prepare(run, system)
         material = Material(index, read_index(index_path, "val"), shards)
         student = fresh_student(cfg, len(index.classes))
@@ -113,7 +116,9 @@ def fresh_student(cfg: Train, classes: int) -> VisionTransformer:
 
 def stored(cfg: Train, index: Index) -> Store:
     """What the teacher said of the views this block defines. Raises Refusal where the store is about anything else."""
-    ours = fingerprint.parts_of(cfg.views, index.path, TEACHER, cfg.teacher_normalisation, cfg.labelling.precision)
+    ours = fingerprint.parts_of(
+        cfg.views, index.path, index.percent, TEACHER, cfg.teacher_normalisation, cfg.labelling.precision
+    )
     return Store(LABELS, ours, len(index.classes), soft=cfg.distill == "soft")
 
 

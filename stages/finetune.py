@@ -17,8 +17,10 @@ from stages.lib.core import load, ranks, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
 from stages.lib.data.published import shards_of
+from stages.lib.data.subset import part
 from stages.lib.models import architecture, deit, folder, teaching
 from stages.lib.objectives.distill import recipe
+from stages.lib.params.data import Data
 from stages.lib.params.distillation import Kind
 from stages.lib.params.finetune import Finetune
 from stages.lib.params.labelling import TrainTeacherNormalisation
@@ -35,6 +37,7 @@ def main() -> None:
     """Fine-tune, or go on; write the larger model."""
     set_name = sys.argv[1]
     cfg, system = load.load("finetune", Finetune), load.load("system", System)
+    data = load.load("data", Data)
     as_train = load.load_item("train", "distill", TrainDistill)
     normalisation = load.load_item("train", "teacher_normalisation", TrainTeacherNormalisation)
     kind: Kind = as_train.root if cfg.distill == "as-train" else cfg.distill
@@ -42,9 +45,10 @@ def main() -> None:
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     inputs = [index_path, STUDENT, *([TEACHER] if kind != "none" else [])]
     watch = Watch()
-    with runs.open_run("finetune", None, [cfg, as_train, normalisation], inputs, ranks.first()) as run:
+    with runs.open_run("finetune", None, [cfg, data, as_train, normalisation], inputs, ranks.first()) as run:
         device = machine.prepare(run, system)
-        material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
+        train = part(read_index(index_path, "train"), data.subset)
+        material = Material(train, read_index(index_path, "val"), shards)
         student, _ = folder.load(STUDENT)
         larger = deit.enlarge(student, cfg.views.image_size, cfg.drop_path if cfg.mode == "train" else 0.0)
         classes = material.train.classes

@@ -36,7 +36,9 @@ from stages.lib.data.index import read_index
 from stages.lib.data.label_store import Damaged, Facts
 from stages.lib.data.published import shards_of
 from stages.lib.data.shards import ShardReader
+from stages.lib.data.subset import part
 from stages.lib.models import teaching
+from stages.lib.params.data import Data
 from stages.lib.params.labelling import MOST_CLASSES, Labelling, TrainLabels, TrainTeacher, TrainTeacherNormalisation
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
@@ -81,7 +83,7 @@ def main() -> None:
     """Ask, or go on asking; link what was said into place."""
     set_name = sys.argv[1]
     views, system = load.load_item("train", "views", Views), load.load("system", System)
-    labels = load.load_item("train", "labels", TrainLabels)
+    data, labels = load.load("data", Data), load.load_item("train", "labels", TrainLabels)
     answering = load.load_item("train", "labelling", Labelling)
     taught_by = load.load_item("train", "teacher", TrainTeacher)
     normalisation = load.load_item("train", "teacher_normalisation", TrainTeacherNormalisation)
@@ -95,14 +97,16 @@ def main() -> None:
         raise Refusal("train.labels: stored needs train.teacher: teacher to ask; without a teacher set labels to live.")
     index_path = Path(f"data/index/{set_name}.parquet")
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
-    index = read_index(index_path, "train")
+    index = part(read_index(index_path, "train"), data.subset)
     stream = stream_of(views, index, ShardReader(index, shards), 0)
-    parts = fingerprint.parts_of(views, index_path, TEACHER, normalisation.root, answering.precision)
+    parts = fingerprint.parts_of(views, index_path, data.subset, TEACHER, normalisation.root, answering.precision)
     positions = stream.steps_per_epoch * views.batch_size
     facts = Facts(fingerprint.digest(parts), parts, views.epochs, positions, len(index.classes), answering.top_k)
     must_be_storable(facts)
     watch = Watch()
-    with runs.open_run("label", None, [views, answering, normalisation], [index_path, TEACHER], rank.index == 0) as run:
+    with runs.open_run(
+        "label", None, [views, data, answering, normalisation], [index_path, TEACHER], rank.index == 0
+    ) as run:
         device = machine.prepare(run, system)
         must_be_shared(run)
         stream = replace(stream, pinned=device.type == "cuda")

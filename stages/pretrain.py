@@ -29,11 +29,13 @@ from stages.lib.data.normalise import denormalise, normalise
 from stages.lib.data.published import shards_of
 from stages.lib.data.randomness import Purpose, generator
 from stages.lib.data.shards import ShardReader
+from stages.lib.data.subset import part
 from stages.lib.models import architecture, flops, folder
 from stages.lib.models.mae import MAE, patchify, unpatchify
 from stages.lib.models.mae_flops import mae_macs
 from stages.lib.models.precision import autocast
 from stages.lib.objectives.reconstruct import Reconstruct
+from stages.lib.params.data import Data
 from stages.lib.params.pretrain import Pretrain
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
@@ -51,12 +53,13 @@ def main() -> None:
     """Train, or go on training; write the encoder, the decoder and what they reconstruct."""
     set_name = sys.argv[1]
     cfg, system = load.load("pretrain", Pretrain), load.load("system", System)
+    data = load.load("data", Data)
     index_path = Path(f"data/index/{set_name}.parquet")
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     watch = Watch()
-    with runs.open_run("pretrain", None, [cfg], [index_path], ranks.first()) as run:
+    with runs.open_run("pretrain", None, [cfg, data], [index_path], ranks.first()) as run:
         device = machine.prepare(run, system)
-        train, val = read_index(index_path, "train"), read_index(index_path, "val")
+        train, val = part(read_index(index_path, "train"), data.subset), read_index(index_path, "val")
         torch.manual_seed(cfg.seed)
         mae = MAE(cfg.image_size, cfg.model, cfg.decoder, cfg.mask_ratio)
         objective = Reconstruct(mae, cfg.norm_pix).to(device)

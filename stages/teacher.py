@@ -25,9 +25,11 @@ from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
 from stages.lib.data.preparation import Preparation, preparation_of
 from stages.lib.data.published import shards_of
+from stages.lib.data.subset import part
 from stages.lib.models import fetched, folder
 from stages.lib.models import teacher as regnet
 from stages.lib.objectives.classify import Classify
+from stages.lib.params.data import Data
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.teacher import Teacher
@@ -41,12 +43,14 @@ def main() -> None:
     """Train or fetch; write the same artefact either way."""
     set_name = sys.argv[1]
     cfg, system = load.load("teacher", Teacher), load.load("system", System)
+    data = load.load("data", Data)
     index_path = Path(f"data/index/{set_name}.parquet")
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
     watch = Watch()
-    with runs.open_run("teacher", None, [cfg], [index_path], ranks.first()) as run:
+    with runs.open_run("teacher", None, [cfg, data], [index_path], ranks.first()) as run:
         device = machine.prepare(run, system)
-        material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
+        train = part(read_index(index_path, "train"), data.subset)
+        material = Material(train, read_index(index_path, "val"), shards)
         classes = material.train.classes
         torch.manual_seed(cfg.views.seed)
         network = regnet.create(cfg.architecture, cfg.sizes, len(classes))

@@ -96,7 +96,8 @@ def lay_out(folder: Path, tree: Path) -> Everything:
             (folder / name).symlink_to(tree / name)
     shutil.copy(tree / "params.yaml", folder / "params.yaml")
     edit(folder, {f"system.{key}": value for key, value in SYSTEM.items()})
-    return load.whole(Everything, folder / "params.yaml")
+    theirs, ours = (load.parse((place / "params.yaml").read_text()) for place in (folder, ROOT))
+    return Everything.model_validate({**ours, **theirs})  # a revision from before a block existed does not read it
 
 
 def make_data(folder: Path, params: Everything, stages: Sequence[str], run: Run) -> None:

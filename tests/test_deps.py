@@ -133,9 +133,11 @@ def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> Non
 
 
 def test_label__knows_nothing_of_students_and_only_distill_knows_its_store() -> None:
-    """The teacher is asked again for another view, index or teacher: not for a loop, an optimizer, alpha, tau or a student."""
+    """The teacher is asked again for another view, index (or part of it) or teacher: not for a loop, an optimizer, alpha, tau or a
+    student."""
     assert {param for param in STAGES["label"]["params"] if not param.startswith("versions.")} == {
-        f"train.{key}" for key in ("views", "labels", "labelling", "teacher", "teacher_normalisation")
+        "data",
+        *(f"train.{key}" for key in ("views", "labels", "labelling", "teacher", "teacher_normalisation")),
     }
     files = {Path(dep).stem for dep in STAGES["label"]["deps"] if dep.endswith(CODE)}
     students = {

@@ -39,6 +39,13 @@ TABLE: dict[str, set[str]] = {
     "sources": SHARDED,
     "ingest": every("ingest", *SETS),
     "shard": every("shard", *SETS),
+    "data": {
+        "teacher",
+        "pretrain",
+        "label",
+        "distill",
+        "finetune",
+    },  # whatever trains on the main set, or asks about its views
     "teacher": {"teacher"},
     "pretrain": {"pretrain"},
     "train": {"distill"},
@@ -182,6 +189,7 @@ FEW = [
     "shard.published_uri",
     "shard.images_per_shard",
     "sources.digits-7-9.path",
+    "data.subset",
     "teacher.views.seed",
     "pretrain.mask_ratio",
     "train.alpha",

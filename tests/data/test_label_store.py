@@ -31,7 +31,8 @@ def inputs(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def parts(inputs: tuple[Path, Path]) -> fingerprint.Parts:
-    return fingerprint.parts_of(VIEWS, *inputs, "same", "fp32")
+    index, teacher = inputs
+    return fingerprint.parts_of(VIEWS, index, 100, teacher, "same", "fp32")
 
 
 def facts_of(parts: fingerprint.Parts, top_k: int = 2) -> Facts:
@@ -199,22 +200,25 @@ def test_fingerprint__every_part_counts_and_the_refusal_names_it(
     folder: Path, inputs: tuple[Path, Path], parts: fingerprint.Parts
 ) -> None:
     index, teacher = inputs
-    assert fingerprint.digest(fingerprint.parts_of(VIEWS, *inputs, "same", "fp32")) == fingerprint.digest(parts)
+    assert fingerprint.digest(fingerprint.parts_of(VIEWS, index, 100, teacher, "same", "fp32")) == fingerprint.digest(
+        parts
+    )
     others = {
         "train.views.seed is 4, the store has 3": fingerprint.parts_of(
-            VIEWS.model_copy(update={"seed": 4}), *inputs, "same", "fp32"
+            VIEWS.model_copy(update={"seed": 4}), index, 100, teacher, "same", "fp32"
         ),
         "train.views.mixup is 0.8, the store has 0.0": fingerprint.parts_of(
-            VIEWS.model_copy(update={"mixup": 0.8}), *inputs, "same", "fp32"
+            VIEWS.model_copy(update={"mixup": 0.8}), index, 100, teacher, "same", "fp32"
         ),
-        "train.teacher_normalisation is own": fingerprint.parts_of(VIEWS, *inputs, "own", "fp32"),
-        "train.labelling.precision is bf16": fingerprint.parts_of(VIEWS, *inputs, "same", "bf16"),
+        "data.subset is 10, the store has nothing": fingerprint.parts_of(VIEWS, index, 10, teacher, "same", "fp32"),
+        "train.teacher_normalisation is own": fingerprint.parts_of(VIEWS, index, 100, teacher, "own", "fp32"),
+        "train.labelling.precision is bf16": fingerprint.parts_of(VIEWS, index, 100, teacher, "same", "bf16"),
     }
     index.write_bytes(b"another index")
-    others["the index is "] = fingerprint.parts_of(VIEWS, *inputs, "same", "fp32")
+    others["the index is "] = fingerprint.parts_of(VIEWS, index, 100, teacher, "same", "fp32")
     index.write_bytes(b"index")
     (teacher / "config.json").write_bytes(b"{ }")
-    others["the teacher is "] = fingerprint.parts_of(VIEWS, *inputs, "same", "fp32")
+    others["the teacher is "] = fingerprint.parts_of(VIEWS, index, 100, teacher, "same", "fp32")
     assert len({fingerprint.digest(other) for other in [parts, *others.values()]}) == 1 + len(others)
     for words, other in others.items():
         with pytest.raises(Refusal) as caught:

@@ -67,9 +67,10 @@ class Stream:
     def steps_per_epoch(self) -> int:
         """floor(positions / batch_size). Raises Refusal naming the largest valid batch when that is 0."""
         try:
-            return steps_per_epoch(len(self.order(0)), self.batch_size)
+            return steps_per_epoch(len(self.order(0)), self.batch_size, max(1, self.mix_group))
         except Refusal as refusal:
-            raise Refusal(f"{self.index.set_name} ({self.index.split}): {refusal}") from None
+            part = "" if self.index.percent == 100 else f", data.subset {self.index.percent}"
+            raise Refusal(f"{self.index.set_name} ({self.index.split}{part}): {refusal}") from None
 
     def keys(self, epoch: int, positions: Sequence[int]) -> list[str]:
         """Of the images that stand at these places of an epoch."""

@@ -1,7 +1,7 @@
 """What a teacher's answer to every view of every epoch follows from: the same parts, the same answers (but for the last bits).
 
-Order, crop, augmentation, erasing and mixing are functions of `train.views`, the index, the epoch and the position; the answer to
-such a view of the teacher, the normalisation it sees images with, and its number format.
+Order, crop, augmentation, erasing and mixing are functions of `train.views`, the index (or the part of it that trains), the epoch
+and the position; the answer to such a view of the teacher, the normalisation it sees images with, and its number format.
 """
 
 import hashlib
@@ -18,10 +18,16 @@ FORMAT = 1
 Parts = dict[str, Any]
 
 
-def parts_of(views: Views, index: Path, teacher: Path, normalisation: Normalisation, precision: Precision) -> Parts:
-    """The parts by the names that params.yaml gives them; of the index's file and the teacher's folder the sha256."""
+def parts_of(
+    views: Views, index: Path, percent: int, teacher: Path, normalisation: Normalisation, precision: Precision
+) -> Parts:
+    """The parts by the names that params.yaml gives them; of the index's file and the teacher's folder the sha256.
+
+    percent: of the index's training images. All of them go without saying: stores from before there was a choice stay valid.
+    """
     return {
         "format": FORMAT,
+        **({"data.subset": percent} if percent != 100 else {}),
         "train.views": views.model_dump(mode="json"),
         "the index": files.sha256(index),
         "the teacher": files.sha256(teacher),

@@ -58,6 +58,10 @@ class Index:
     """i32[N], likewise."""
     orientation: np.ndarray
     """i8[N], EXIF orientation to apply, 1..8."""
+    rows: np.ndarray | None = None
+    """i64[N], rising: which rows of the split these are, where it was cut (subset.py); None: all of them."""
+    percent: int = 100
+    """Share of each class's images that was kept."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +74,9 @@ class Index:
     def keys(self) -> list[str]:
         """Of every image, read when first asked for: training needs none, and a million take 100 MB."""
         with parquet.understood(self.path), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-            found: list[str] = file.read(columns=["key"])["key"].slice(self.first, len(self)).to_pylist()
+            column = file.read(columns=["key"])["key"].slice(self.first)
+            mine = column.slice(0, len(self)) if self.rows is None else column.take(pa.array(self.rows))
+            found: list[str] = mine.to_pylist()
             if len(found) != len(self) or None in found:
                 raise ValueError("keys are missing")
         return found

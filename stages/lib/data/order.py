@@ -105,10 +105,10 @@ def _share(n: int, replicas: int) -> int:
     return n // DEIT_UNIT * DEIT_UNIT // replicas
 
 
-def steps_per_epoch(positions: int, batch_size: int) -> int:
-    """Whole batches in an epoch. Raises Refusal naming the largest valid batch where there is none."""
+def steps_per_epoch(positions: int, batch_size: int, unit: int = 1) -> int:
+    """Whole batches in an epoch. Raises Refusal naming the largest valid batch, a multiple of `unit`, where there is none."""
     if positions < batch_size:
-        raise Refusal(
-            f"batch_size {batch_size} is larger than an epoch of {positions} images; take at most {positions}"
-        )
+        largest = positions // unit * unit
+        remedy = f"take at most {largest}" if largest else f"that is less than one mix_group of {unit}, so lower both"
+        raise Refusal(f"batch_size {batch_size} is larger than an epoch of {positions} images; {remedy}")
     return positions // batch_size

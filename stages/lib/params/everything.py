@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
+from stages.lib.params.data import Data
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.params.export import Export
 from stages.lib.params.finetune import Finetune
@@ -28,6 +29,7 @@ class Everything(Frozen):
     sets: Sets
     ingest: Ingest
     shard: Shard
+    data: Data
     teacher: Teacher
     pretrain: Pretrain
     train: Train

@@ -18,8 +18,9 @@ from ruamel.yaml import YAML
 from stages.lib.core import files
 from stages.lib.core.outcome import Ending
 from stages.lib.data import fingerprint, label_store
-from stages.lib.data.index import read_index
+from stages.lib.data.index import Index, read_index
 from stages.lib.data.label_store import Facts
+from stages.lib.data.subset import part
 from stages.lib.models import stand_in
 from stages.lib.params.everything import Everything
 from stages.lib.training import forecast, took, trial
@@ -71,9 +72,14 @@ def edit(path: Path, block: tuple[str, ...], values: Mapping[str, object]) -> No
         yaml.dump(document, file)
 
 
+def training_images(folder: Path, params: Everything) -> Index:
+    """Those of the main set that stages train on."""
+    return part(read_index(folder / f"data/index/{params.sets.main}.parquet", "train"), params.data.subset)
+
+
 def write_stand_ins(folder: Path, params: Everything) -> None:
     """Every model that a stage may learn from, and the answers of a teacher."""
-    index = read_index(folder / f"data/index/{params.sets.main}.parquet", "train")
+    index = training_images(folder, params)
     classes, models = index.classes, folder / "data/models"
     stand_in.write_teacher(params.teacher, classes, models / "teacher")
     stand_in.write_mae(params.pretrain, models / "mae")
@@ -96,7 +102,8 @@ def write_labels(folder: Path, params: Everything, images: int, classes: int) ->
     steps, epochs = images // train.views.batch_size, epochs_answered(params, images)
     views = train.views.model_copy(update={"epochs": epochs})
     index, teacher = folder / f"data/index/{params.sets.main}.parquet", folder / "data/models/teacher"
-    parts = fingerprint.parts_of(views, index, teacher, train.teacher_normalisation, train.labelling.precision)
+    percent, normalisation = params.data.subset, train.teacher_normalisation
+    parts = fingerprint.parts_of(views, index, percent, teacher, normalisation, train.labelling.precision)
     positions, top_k = steps * train.views.batch_size, train.labelling.top_k
     facts = Facts(fingerprint.digest(parts), parts, epochs, positions, classes, top_k)
     even = np.log(1 / (top_k + 1))  # any finite answer will do
@@ -116,7 +123,7 @@ def write_labels(folder: Path, params: Everything, images: int, classes: int) ->
 def rehearse(folder: Path, stage: str, set_name: str, params: Everything) -> Tried:
     """Run a stage's first steps. What it wrote is left in the folder."""
     if params.train.labels == "stored":
-        images = len(read_index(folder / f"data/index/{params.sets.main}.parquet", "train"))
+        images = len(training_images(folder, params))
         epochs = epochs_answered(params, images) if stage == "distill" else params.train.views.epochs
         edit(folder / "params.yaml", ("train", "views"), {"epochs": epochs})
     log = folder / "log"
