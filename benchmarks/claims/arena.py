@@ -39,9 +39,10 @@ class Arena:
             for key, value in (("cache.dir", str(self.folder / "cache")), ("core.analytics", "false")):
                 self._say("dvc", "config", "--local", key, value, cwd=self.work)
 
-    def revision(self) -> str:
-        """Commit of the clone."""
-        return self._say("git", "rev-parse", "HEAD", cwd=self.work).strip()
+    def revision(self) -> dict[str, str]:
+        """Commit of the clone, and git's hash of all that lies under stages/, which outlives a rebase."""
+        commit, stages = self._say("git", "rev-parse", "HEAD", "HEAD:stages", cwd=self.work).split()
+        return {"revision": commit, "stages": stages}
 
     def run(self, claim: str, variant: Variant, seed: int) -> dict[str, Any]:
         """`dvc repro` of one recipe; returns its overrides. Raises Refusal with the end of DVC's words where it fails."""
