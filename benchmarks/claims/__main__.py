@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.claims import images, results
+from benchmarks.claims import images, page, results
 from benchmarks.claims.arena import ROOT, Arena
 from benchmarks.claims.claims import CLAIMS
 from stages.lib.core.outcome import Refusal
@@ -37,7 +37,13 @@ def _run(options: argparse.Namespace) -> None:
     arena = Arena(options.folder.resolve())
     arena.prepare()
     for name in options.claims.split(","):
-        results.measure(CLAIMS[name], [int(seed) for seed in options.seeds.split(",")], arena)
+        claim = CLAIMS[name]
+        wanted = options.variants.split(",") if options.variants else [variant.name for variant in claim.variants]
+        results.measure(claim, wanted, [int(seed) for seed in options.seeds.split(",")], arena)
+
+
+def _table(_: argparse.Namespace) -> None:
+    (results.FOLDER.parent / "claims.md").write_text(page.text())
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -46,9 +52,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     data = actions.add_parser("data", help="make the small image sets")
     data.add_argument("archive", type=Path, help="cifar10.tar.gz: train/<class>/*.jpg and test/<class>/*.jpg")
     data.set_defaults(act=_data)
+    table = actions.add_parser("table", help="write docs/claims.md")
+    table.set_defaults(act=_table)
     run = actions.add_parser("run", help="run a claim's recipes through DVC")
     run.add_argument("claims", help=f"some of {', '.join(CLAIMS)}, with commas")
     run.add_argument("--seeds", default="0,1,2", help="(default: %(default)s)")
+    run.add_argument("--variants", default="", help="only these recipes of it, with commas (default: all)")
     run.set_defaults(act=_run)
     for one in (data, run):
         one.add_argument("--folder", type=Path, default=ROOT / "data/runs/claims", help="(default: data/runs/claims)")

@@ -31,28 +31,33 @@ class Arena:
         return self.folder / "work"
 
     def prepare(self) -> None:
-        """Clone this repository's HEAD, unless a clone is there already: a claim begun at one commit is finished at it."""
+        """Clone this repository's HEAD, unless a clone is there already, and bring the images into shards.
+
+        A claim begun at one commit is finished at it.
+        """
         for name in ("raw", "cache", "runs", "logs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         if not self.work.exists():
             self._say("git", "clone", "--quiet", str(ROOT), str(self.work), cwd=self.folder)
             for key, value in (("cache.dir", str(self.folder / "cache")), ("core.analytics", "false")):
                 self._say("dvc", "config", "--local", key, value, cwd=self.work)
+        if not (self.work / f"data/gates/shards-{BASE['sets.main']}.json").exists():
+            self._write({**BASE})
+            self._say("dvc", "repro", f"validate-shards@{BASE['sets.main']}", cwd=self.work)
 
     def revision(self) -> dict[str, str]:
         """Commit of the clone, and git's hash of all that lies under stages/, which outlives a rebase."""
         commit, stages = self._say("git", "rev-parse", "HEAD", "HEAD:stages", cwd=self.work).split()
         return {"revision": commit, "stages": stages}
 
-    def run(self, claim: str, variant: Variant, seed: int) -> dict[str, Any]:
-        """`dvc repro` of one recipe; returns its overrides. Raises Refusal with the end of DVC's words where it fails."""
+    def run(self, claim: str, variant: Variant, seed: int) -> None:
+        """`dvc repro` of one recipe. Raises Refusal with the end of DVC's words where it fails."""
         changes = {**BASE, **variant.changes, **dict.fromkeys(variant.seeds, seed)}
         self._write(changes)
-        targets = [f"evaluate@{variant.model}", *(["evaluate@teacher"] if variant.teacher else [])]
         log = self.folder / "logs" / f"{claim}-{variant.name}-{seed}.log"
         with log.open("w") as file:
             done = subprocess.run(
-                ["dvc", "repro", *targets],
+                ["dvc", "repro", "--single-item", *stages(variant, changes)],
                 cwd=self.work,
                 env=self._environment(),
                 stdout=file,
@@ -61,7 +66,6 @@ class Arena:
         if done.returncode:
             end = "\n".join(log.read_text(errors="replace").splitlines()[-FAILED_LINES:])
             raise Refusal(f"{claim}, {variant.name}, seed {seed}: dvc repro failed; the whole of it is in {log}\n{end}")
-        return {**variant.changes, **dict.fromkeys(variant.seeds, seed)}
 
     def _write(self, changes: dict[str, Any]) -> None:
         yaml = YAML()
@@ -89,3 +93,15 @@ class Arena:
             "TUTELAGE_RUNS": str(self.folder / "runs"),
             "TUTELAGE_RAW": str(self.folder / "raw"),
         }
+
+
+def stages(variant: Variant, changes: dict[str, Any]) -> list[str]:
+    """What makes and measures a recipe's model, in order; the images lie ready, and are not scanned again for every run."""
+    asked = changes["train.teacher"] == "teacher"
+    made = [
+        *(["teacher", "validate-model@teacher"] if asked or variant.teacher else []),
+        *(["pretrain", "validate-model@mae"] if changes["train.init"] == "mae" else []),
+        *["distill", "validate-model@student"],
+        *(["finetune", "validate-model@finetuned"] if variant.model == "finetuned" else []),
+    ]
+    return [*made, f"evaluate@{variant.model}", *(["evaluate@teacher"] if variant.teacher else [])]

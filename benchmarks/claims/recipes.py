@@ -26,6 +26,7 @@ BASE: Changes = {
     "sources": {CIFAR: {"layout": "folder", "path": f"{CIFAR}.tar"}},
     "sets.main": CIFAR,
     "sets.transfer": [],
+    "data.subset": 100,
     "shard.images_per_shard": 1000,
     "teacher.sizes": {"depth": 8, "w0": 32, "wa": 24.0, "wm": 2.0, "group_size": 8, "stem_width": 32},
     "teacher.views.epochs": 30,
