@@ -68,16 +68,9 @@ class Arena:
             raise Refusal(f"{claim}, {variant.name}, seed {seed}: dvc repro failed; the whole of it is in {log}\n{end}")
 
     def _write(self, changes: dict[str, Any]) -> None:
-        yaml = YAML()
-        values = yaml.load(self._say("git", "show", "HEAD:params.yaml", cwd=self.work))
-        for key, value in changes.items():
-            *blocks, last = key.split(".")
-            place = values
-            for block in blocks:
-                place = place[block]
-            place[last] = value
+        values = overridden(self._say("git", "show", "HEAD:params.yaml", cwd=self.work), changes)
         with (self.work / "params.yaml").open("w") as file:
-            yaml.dump(values, file)
+            YAML().dump(values, file)
 
     def _say(self, *command: str, cwd: Path) -> str:
         return subprocess.run(
@@ -105,3 +98,15 @@ def stages(variant: Variant, changes: dict[str, Any]) -> list[str]:
         *(["finetune", "validate-model@finetuned"] if variant.model == "finetuned" else []),
     ]
     return [*made, f"evaluate@{variant.model}", *(["evaluate@teacher"] if variant.teacher else [])]
+
+
+def overridden(text: str, changes: dict[str, Any]) -> Any:
+    """A params.yaml with dotted keys set to other values."""
+    values = YAML().load(text)
+    for key, value in changes.items():
+        *blocks, last = key.split(".")
+        place = values
+        for block in blocks:
+            place = place[block]
+        place[last] = value
+    return values

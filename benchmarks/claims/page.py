@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims import collect, results, verdict
-from benchmarks.claims.claims import CLAIMS
+from benchmarks.claims.claims import CLAIMS, EFFICIENCY, HEAD, KINDS, SUBSETS
 from benchmarks.claims.elsewhere import ELSEWHERE
 from benchmarks.claims.recipes import Claim, Contrast
 from benchmarks.claims.verdict import Difference, Interval
@@ -65,6 +65,8 @@ def _section(claim: Claim) -> Iterator[str]:
     yield "\n".join(_contrasts(claim, runs))
     if layers := _cosines(runs):
         yield layers
+    if claim is EFFICIENCY:
+        yield "\n".join(_curve(runs))
     reasons = [
         f"*{contrast.says}*, {found.verdict}: {reason}"
         for contrast in claim.contrasts
@@ -111,6 +113,26 @@ def _contrasts(claim: Claim, runs: Sequence[dict[str, Any]]) -> Iterator[str]:
             f"| {contrast.says} | {_mean(found)} | {_interval(found.over_seeds)} | {_interval(found.over_images)} | "
             f"{found.verdict} |"
         )
+
+
+def _curve(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Top-1 by share of the training images, with the t interval over seeds."""
+    yield f"| training images | {' | '.join(KINDS)} |"
+    yield f"|---|{'---|' * len(KINDS)}"
+    for subset in SUBSETS:
+        cells = [
+            _estimate([run["heads"][HEAD[kind]]["top1"] for run in runs if run["variant"] == f"{kind}-{subset}"])
+            for kind in KINDS
+        ]
+        yield f"| {subset} % | {' | '.join(cells)} |"
+
+
+def _estimate(values: Sequence[float]) -> str:
+    """Mean and 95 % t interval over seeds."""
+    if not values:
+        return "not measured"
+    interval = verdict.over_seeds(np.array(values))
+    return f"{statistics.mean(values):.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
 
 
 def _cosines(runs: Sequence[dict[str, Any]]) -> str:

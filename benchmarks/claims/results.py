@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
@@ -15,9 +14,9 @@ from stages.lib.core.outcome import Refusal
 FOLDER = ROOT / "docs/claims"
 
 
-def read(claim: str, folder: Path = FOLDER) -> dict[str, Any]:
+def read(claim: str) -> dict[str, Any]:
     """What was found so far; no runs where nothing was."""
-    path = folder / f"{claim}.json"
+    path = FOLDER / f"{claim}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"claim": claim, "runs": []}
     return found
 
@@ -61,8 +60,8 @@ def changed(variant: Variant, seed: int) -> dict[str, Any]:
     return {key: value for key, value in changes.items() if BASE.get(key) != value}
 
 
-def write(found: dict[str, Any], folder: Path = FOLDER) -> None:
+def write(found: dict[str, Any]) -> None:
     """Replace a claim's file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.replace(folder / f"{found['claim']}.json") as temporary:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with files.replace(FOLDER / f"{found['claim']}.json") as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")

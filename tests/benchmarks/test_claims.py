@@ -1,10 +1,20 @@
 """Verdicts are arithmetic with known answers, and docs/claims.md is what the results say."""
 
+import tarfile
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
-from benchmarks.claims import collect, page, results, verdict
+from benchmarks.claims import collect, images, page, results, verdict
+from benchmarks.claims.arena import ROOT, Arena, overridden, stages
 from benchmarks.claims.claims import CLAIMS
+from benchmarks.claims.recipes import BASE, CIFAR, HARD, SOFT, Claim, Variant, with_
+from stages.lib.core import load
+from stages.lib.core.outcome import Refusal
+from stages.lib.params.everything import Everything
 
 
 def right(share: float, images: int = 4000, start: int = 0) -> np.ndarray:
@@ -57,6 +67,78 @@ def test_verdict__equal_sides_and_a_single_seed_are_not_distinguishable() -> Non
 def test_packed__gives_the_same_images_back() -> None:
     mask = np.random.default_rng(0).random(4001) < 0.5
     assert np.array_equal(collect.unpacked(collect.packed(mask), 4001), mask)
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: claim.name)
+def test_recipes__params_yaml_takes_every_one(claim: Claim, tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    for variant in claim.variants:
+        values = overridden(text, {**BASE, **variant.changes, **dict.fromkeys(variant.seeds, 2)})
+        with (path := tmp_path / f"{variant.name}.yaml").open("w") as file:
+            YAML().dump(values, file)
+        load.whole(Everything, path)
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: claim.name)
+def test_claims__contrasts_name_recipes_and_reasons_name_contrasts(claim: Claim) -> None:
+    names = [variant.name for variant in claim.variants]
+    assert len(set(names)) == len(names)
+    assert {side[0] for one in claim.contrasts for side in (one.higher, one.lower)} <= set(names)
+    assert set(claim.reasons) <= {contrast.says for contrast in claim.contrasts}
+
+
+def test_stages__a_recipe_runs_what_it_needs_in_order() -> None:
+    scratch, both = Variant("scratch", {}), Variant("both", {**HARD, "train.init": "mae"}, teacher=True)
+    assert stages(scratch, with_(BASE, scratch.changes)) == ["distill", "validate-model@student", "evaluate@student"]
+    assert stages(both, with_(BASE, both.changes)) == [
+        "teacher",
+        "validate-model@teacher",
+        "pretrain",
+        "validate-model@mae",
+        "distill",
+        "validate-model@student",
+        "evaluate@student",
+        "evaluate@teacher",
+    ]
+
+
+def test_measure__runs_what_is_missing_and_takes_what_another_claim_has(monkeypatch: Any, tmp_path: Path) -> None:
+    ran: list[tuple[str, int]] = []
+
+    def make(_: str, variant: Variant, seed: int, __: Any) -> dict[str, Any]:
+        ran.append((variant.name, seed))
+        return {"model": variant.model, "changes": results.changed(variant, seed), "numbers": {}, "heads": {}}
+
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(results, "made", make)
+    first = Claim("first", "", "", "", (Variant("plain", {}), Variant("hard", HARD)), ())
+    second = Claim("second", "", "", "", (Variant("also-plain", {"data.subset": 100}), Variant("soft", SOFT)), ())
+    results.measure(first, ["plain", "hard"], [0, 1], Arena(tmp_path))
+    assert ran == [("plain", 0), ("plain", 1), ("hard", 0), ("hard", 1)]
+    results.measure(first, ["plain", "hard"], [0, 1, 2], Arena(tmp_path))
+    assert ran[4:] == [("plain", 2), ("hard", 2)]
+    results.measure(second, ["also-plain", "soft"], [0], Arena(tmp_path))
+    assert ran[6:] == [("soft", 0)], "the plain recipe has been run for the first claim"
+    with pytest.raises(Refusal, match="no recipe sfot"):
+        results.measure(second, ["sfot"], [0], Arena(tmp_path))
+
+
+def test_images__the_same_ones_whatever_the_order_of_the_archive(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(images, "SHARES", {"train": 3, "val": 1, "test": 2})
+    members = [f"{split}/{name}/{n}.jpg" for split in ("train", "test") for name in ("cat", "dog") for n in range(6)]
+    made = []
+    for order in (members, members[::-1]):
+        with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as tar:
+            for name in order:
+                images._put(tar, f"./{name}", name.encode())
+        images.make(tmp_path / "all.tar.gz", tmp_path / "raw")
+        made.append((tmp_path / "raw" / f"{CIFAR}.tar").read_bytes())
+    assert made[0] == made[1]
+    with tarfile.open(tmp_path / "raw" / f"{CIFAR}.tar") as tar:
+        names = tar.getnames()
+    assert len(names) == len(set(names)) == 2 * (3 + 1 + 2)
+    of = {split: {name.partition("/")[2] for name in names if name.startswith(split)} for split in ("train", "val")}
+    assert not of["train"] & of["val"], "an image learnt from is not measured with"
 
 
 def test_page__is_what_the_results_say() -> None:
