@@ -41,9 +41,10 @@ class Arena:
             self._say("git", "clone", "--quiet", str(ROOT), str(self.work), cwd=self.folder)
             for key, value in (("cache.dir", str(self.folder / "cache")), ("core.analytics", "false")):
                 self._say("dvc", "config", "--local", key, value, cwd=self.work)
-        if not (self.work / f"data/gates/shards-{BASE['sets.main']}.json").exists():
+        gates = [name for name in BASE["sources"] if not (self.work / f"data/gates/shards-{name}.json").exists()]
+        if gates:
             self._write({**BASE})
-            self._say("dvc", "repro", f"validate-shards@{BASE['sets.main']}", cwd=self.work)
+            self._say("dvc", "repro", *(f"validate-shards@{name}" for name in gates), cwd=self.work)
 
     def revision(self) -> dict[str, str]:
         """Commit of the clone, and git's hash of all that lies under stages/, which outlives a rebase."""
@@ -97,6 +98,8 @@ def stages(variant: Variant, changes: dict[str, Any]) -> list[str]:
         *["distill", "validate-model@student"],
         *(["finetune", "validate-model@finetuned"] if variant.model == "finetuned" else []),
     ]
+    if variant.model.startswith("transfer-"):
+        return [*made, variant.model.replace("-", "@", 1)]
     return [*made, f"evaluate@{variant.model}", *(["evaluate@teacher"] if variant.teacher else [])]
 
 

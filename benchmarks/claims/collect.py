@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stages.lib.core import load
 from stages.lib.core.ranks import Rank
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import read_index
 from stages.lib.data.preparation import preparation_of
 from stages.lib.data.shards import ShardReader
 from stages.lib.models import deit, folder
+from stages.lib.params.everything import Everything
+from stages.lib.training import measure
 
 HEADS = ("class", "dist", "fused_logits")
 LOOKED_AT = 500
@@ -27,25 +31,36 @@ LOOKED_AT = 500
 def run(work: Path, model: str, set_name: str, teacher: bool) -> dict[str, Any]:
     """{"images", "heads": {head: {"top1", "right"}}, "numbers": {...}} of the model that lies in `work`."""
     metrics = json.loads((work / f"data/metrics/{model}.json").read_text())
-    table = pq.read_table(work / f"data/predictions/{model}.parquet")
+    path = work / f"data/predictions/{model}.parquet"
+    table = pq.read_table(path) if path.exists() else predicted(work, model, set_name, metrics["split"])
     label = table["label"].to_numpy()
     said = {head: table[f"{head}_top1"].to_numpy() for head in HEADS if f"{head}_top1" in table.column_names}
     heads = {
-        head: {"top1": metrics["heads"][head]["top1"], "right": packed(predicted == label)}
-        for head, predicted in said.items()
+        head: {"top1": metrics["heads"][head]["top1"], "right": packed(answer == label)}
+        for head, answer in said.items()
     }
     numbers = history(work / f"data/history/{model}.csv")
     if teacher:
         theirs = pq.read_table(work / "data/predictions/teacher.parquet")
         assert theirs["key"].equals(table["key"]), "teacher and student were measured on other images"
         answers = theirs["class_top1"].to_numpy()
-        numbers |= {f"{head}_teacher": 100 * float((predicted != answers).mean()) for head, predicted in said.items()}
+        numbers |= {f"{head}_teacher": 100 * float((answer != answers).mean()) for head, answer in said.items()}
         numbers["teacher_top1"] = 100 * float((answers == label).mean())
     if "dist" in said:
         layers = cosines(work, model, set_name, metrics["split"])
         numbers |= {"cosine_input": layers[0], "cosine_last": layers[-1]}
         numbers |= {f"cosine_{layer}": cosine for layer, cosine in enumerate(layers)}
     return {"images": len(label), "parameters": metrics["parameters"], "heads": heads, "numbers": numbers}
+
+
+def predicted(work: Path, model: str, set_name: str, split: str) -> pa.Table:
+    """Predictions of a transferred model, which stage transfer measures and does not keep."""
+    index = read_index(work / f"data/index/{set_name}.parquet", split)
+    system = load.whole(Everything, work / "params.yaml").system
+    shards = work / f"data/shards/{set_name}"
+    measured = measure.examine(work / f"data/models/{model}", index, shards, 256, system, shared=False)
+    heads = {f"{head}_top1": judged.predicted for head, judged in measured.tally.heads().items()}
+    return pa.table({"key": index.keys, "label": index.labels, **heads})
 
 
 def history(path: Path) -> dict[str, float]:

@@ -37,10 +37,10 @@ ELSEWHERE = (
         "none",
     ),
     Elsewhere(
-        "transfer beats training from scratch",
-        "DeiT Table 7 (CIFAR-10 99.1, Cars 92.1 to 93.9), section 5",
-        "not measured: no time; the Cars sample at hand has 406 images of 10 classes, of which 81 would be measured with",
-        "`dvc repro transfer@<set>` and, from scratch, `dvc repro evaluate@student` with `sets.main: <set>`",
+        "transfer to CIFAR-10 (DeiT-B 99.1, distilled 99.1) beats CIFAR-10 from scratch (97.5, 98.5)",
+        "DeiT Table 7 and section 5",
+        "not measured: no time for a student of another set; CIFAR-10 itself is what the students here are trained on",
+        "`dvc repro transfer@cifar10` with a `params.yaml` that names another main set",
     ),
     Elsewhere(
         "CIFAR-10 from scratch: 96 % within ten minutes on one H200 (a goal of this project, no paper's)",

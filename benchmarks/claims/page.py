@@ -143,7 +143,7 @@ def _cosines(runs: Sequence[dict[str, Any]]) -> str:
     layers = [key for key in mine[0] if key.removeprefix("cosine_").isdigit()]
     values = [f"{np.mean([numbers[key] for numbers in mine]):.2f}" for key in layers]
     return (
-        f"Cosine of class and distillation token of the hard student, at the input and after each block {len(mine)} seeds: "
+        "Cosine of class and distillation token of the hard student, at the input and after each block, mean over seeds: "
         f"{', '.join(values)}. DeiT section 4: 0.06 at the input, 0.93 at the last layer of 12."
     )
 

@@ -12,6 +12,8 @@ Changes = Mapping[str, Any]
 
 CIFAR = "cifar10-10000"
 """Folder-layout tar that `python -m benchmarks.claims data` makes: 10,000 training, 500 validation and 4,000 test images."""
+CARS = "cars-10"
+"""A folder of Stanford Cars as published, or some of it: cars_train/*.jpg, devkit/*.mat."""
 VIT = {"patch_size": 8, "width": 128, "depth": 4, "heads": 4}
 
 SPEED: Changes = {
@@ -23,9 +25,13 @@ SPEED: Changes = {
     "system.checkpoint_seconds": 600.0,
 }
 BASE: Changes = {
-    "sources": {CIFAR: {"layout": "folder", "path": f"{CIFAR}.tar"}},
+    "sources": {
+        CIFAR: {"layout": "folder", "path": f"{CIFAR}.tar"},
+        CARS: {"layout": "stanford-cars", "path": CARS},
+    },
     "sets.main": CIFAR,
-    "sets.transfer": [],
+    "sets.transfer": [CARS],
+    "ingest.val_fraction": 0.5,
     "data.subset": 100,
     "shard.images_per_shard": 1000,
     "teacher.sizes": {"depth": 8, "w0": 32, "wa": 24.0, "wm": 2.0, "group_size": 8, "stem_width": 32},
@@ -57,6 +63,13 @@ BASE: Changes = {
     "finetune.views.image_size": 48,
     "finetune.views.scale": [0.35, 1.0],
     "finetune.views.hflip": 0.5,
+    "transfer.precision": "bf16",
+    "transfer.optimizer.lr": 8e-3,
+    "transfer.schedule.warmup_epochs": 5,
+    "transfer.views.epochs": 60,
+    "transfer.views.image_size": 32,
+    "transfer.views.scale": [0.35, 1.0],
+    "transfer.views.hflip": 0.5,
     "evaluate.split": "test",
     **SPEED,
 }
@@ -76,6 +89,8 @@ class Variant:
     """Over BASE."""
     model: str = "student"
     """What is evaluated."""
+    set_name: str = CIFAR
+    """What it is evaluated on."""
     seeds: tuple[str, ...] = ("train.views.seed",)
     """Parameters that a run's seed is written into; the rest keeps params.yaml's."""
     teacher: bool = False

@@ -39,7 +39,7 @@ def measure(claim: Claim, wanted: Sequence[str], seeds: Sequence[int], arena: Ar
 def made(claim: str, variant: Variant, seed: int, arena: Arena) -> dict[str, Any]:
     """Run a recipe and read what came out."""
     arena.run(claim, variant, seed)
-    found = collect.run(arena.work, variant.model, BASE["sets.main"], variant.teacher)
+    found = collect.run(arena.work, variant.model, variant.set_name, variant.teacher)
     about = {**arena.revision(), "machine": machine.description(), "model": variant.model}
     return {**about, "changes": changed(variant, seed), **found}
 
