@@ -45,7 +45,7 @@ DISTILLATION = Claim(
     (
         Contrast("hard distillation beats none", ("hard", "fused_logits"), ("none", "class")),
         Contrast("hard distillation beats soft", ("hard", "fused_logits"), ("soft", "fused_logits")),
-        Contrast("soft distillation beats none", ("soft", "fused_logits"), ("none", "class")),
+        Contrast("soft distillation beats none (equal in the paper)", ("soft", "fused_logits"), ("none", "class")),
         Contrast("both heads fused beat the class head", ("hard", "fused_logits"), ("hard", "class")),
         Contrast("both heads fused beat the distillation head", ("hard", "fused_logits"), ("hard", "dist")),
         Contrast("the distillation head beats the class head", ("hard", "dist"), ("hard", "class")),
@@ -60,7 +60,7 @@ DISTILLATION = Claim(
             ("hard", "fused_logits_teacher"),
         ),
         Contrast(
-            "class and distillation token grow alike from input to last layer",
+            "class and distillation token are more alike after the last block than at the input",
             ("hard", "cosine_last"),
             ("hard", "cosine_input"),
         ),

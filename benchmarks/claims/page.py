@@ -43,13 +43,13 @@ def text() -> str:
 
 
 def _summary() -> Iterator[str]:
-    rows = ["| claim | contrast | difference | verdict |", "|---|---|---|---|"]
+    rows = ["| | claim | difference | seeds | verdict |", "|---|---|---|---|---|"]
     for claim in CLAIMS.values():
         runs = results.read(claim.name)["runs"]
         for contrast in claim.contrasts:
             found = difference(runs, contrast)
-            said = found.verdict if found else "not measured"
-            rows.append(f"| [{claim.title}](#{claim.name}) | {contrast.says} | {_mean(found)} | {said} |")
+            said = f"{found.seeds} | {found.verdict}" if found else "0 | not measured"
+            rows.append(f"| [{claim.name}](#{claim.name}) | {contrast.says} | {_mean(found)} | {said} |")
     yield "\n".join(rows)
 
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from benchmarks.claims import collect, images, page, results, verdict
+from benchmarks.claims import arena, collect, images, page, results, verdict
 from benchmarks.claims.arena import ROOT, Arena, overridden, stages
 from benchmarks.claims.claims import CLAIMS
 from benchmarks.claims.recipes import BASE, CIFAR, HARD, SOFT, Claim, Variant, with_
 from stages.lib.core import load
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.everything import Everything
+
+
+DIGITS = {name: {"layout": "folder", "path": name, "embedded": name} for name in ("digits-0-6", "digits-7-9")}
 
 
 def right(share: float, images: int = 4000, start: int = 0) -> np.ndarray:
@@ -151,3 +154,33 @@ def test_results__accuracies_are_those_of_the_images() -> None:
             for head in run["heads"].values():
                 share = 100 * collect.unpacked(head["right"], run["images"]).mean()
                 assert head["top1"] == pytest.approx(share, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_run__a_small_claim_through_dvc(monkeypatch: Any, tmp_path: Path) -> None:
+    quick = {f"{block}.epochs": 2 for block in ("teacher.views", "pretrain", "train.views", "transfer.views")}
+    warm = {f"{block}.schedule.warmup_epochs": 0 for block in ("teacher", "pretrain", "train", "transfer")}
+    base = {**quick, **warm, "sources": DIGITS, "sets.main": "digits-7-9", "sets.transfer": ["digits-0-6"]}
+    base |= {"train.distill": "none", "train.teacher": "none", "train.init": "scratch"}
+    for module in (arena, results):
+        monkeypatch.setattr(module, "BASE", base)
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "found")
+    variants = (
+        Variant("plain", {}, set_name="digits-7-9"),
+        Variant("both", {**HARD, "train.init": "mae"}, set_name="digits-7-9", teacher=True),
+        Variant("moved", {}, model="transfer-digits-0-6", set_name="digits-0-6"),
+    )
+    claim, place = Claim("small", "", "", "", variants, ()), Arena(tmp_path)
+    place.prepare()
+    results.measure(claim, ["plain", "both", "moved"], [0], place)
+    plain, both, moved = results.read("small")["runs"]
+    assert [len(plain["heads"]), len(both["heads"]), len(moved["heads"])] == [1, 3, 1]
+    for run in (plain, both, moved):
+        for head in run["heads"].values():
+            assert head["top1"] == pytest.approx(100 * collect.unpacked(head["right"], run["images"]).mean(), abs=1e-3)
+    layers = [key for key in both["numbers"] if key.removeprefix("cosine_").isdigit()]
+    assert len(layers) == 1 + 4, "the input and four blocks"
+    assert 0 <= both["numbers"]["dist_teacher"] <= 100
+    logs = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "logs").iterdir()}
+    results.measure(claim, ["plain", "both", "moved"], [0], place)
+    assert logs == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "logs").iterdir()}, "nothing ran again"
