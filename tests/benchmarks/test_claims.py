@@ -16,7 +16,6 @@ from stages.lib.core import load
 from stages.lib.core.outcome import Refusal
 from stages.lib.params.everything import Everything
 
-
 DIGITS = {name: {"layout": "folder", "path": name, "embedded": name} for name in ("digits-0-6", "digits-7-9")}
 
 
