@@ -5,11 +5,16 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz clean
+.PHONY: demo demo-page test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz clean
 
 demo: setup
 	dvc repro
 	python -m stages.report --summary
+
+# Ask a trained model about an image, in a browser on this machine: make demo-page [ASKED=finetuned] (after `make demo`)
+ASKED ?= student
+demo-page: setup
+	exec python -m stages.demo_page $(ASKED)
 
 # A process a core, four at most: the tests start processes of their own. A file's tests stay together, as they share what they set up.
 test: setup lint

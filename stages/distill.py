@@ -73,8 +73,7 @@ def main() -> None:
             answered=store is not None,
             teacher_precision=cfg.labelling.precision,
         ).to(device)
-        if ranks.first():
-            show_views(cfg, material)
+        shown = show_views(cfg, material) if ranks.first() else None
         transformer_kernels.prepare_classifier(run, student, cfg, system)
         rows = classifier.train(
             "distill",
@@ -87,6 +86,7 @@ def main() -> None:
             system,
             watch,
             answers=store.answers if store else None,
+            shown=shown,
         )
         if not ranks.first():
             return
@@ -122,15 +122,17 @@ def stored(cfg: Train, index: Index) -> Store:
     return Store(LABELS, ours, len(index.classes), soft=cfg.distill == "soft")
 
 
-def show_views(cfg: Train, material: Material) -> None:
-    """Write the first training images of epoch 0 after augmentation, erasing and mixing."""
+def show_views(cfg: Train, material: Material) -> np.ndarray:
+    """Write, and return, the first training images of epoch 0 after augmentation, erasing and mixing: u8[H, W, 3]."""
     stream = stream_of(cfg.views, material.train, ShardReader(material.train, material.shards), 0)
     batch = next(batches(stream, 0, 1, ranks.Rank(), 0, 1))
     rows, columns = SHOWN
     seen = denormalise(classifier_pixels(batch)[: rows * columns]).permute(0, 2, 3, 1).numpy()
     columns = min(columns, len(seen))
     seen = seen[: len(seen) // columns * columns]
-    tiles.save(Path("data/samples/student.png"), tiles.tiles(np.reshape(seen, (-1, columns, *seen.shape[1:]))))
+    picture = tiles.tiles(np.reshape(seen, (-1, columns, *seen.shape[1:])))
+    tiles.save(Path("data/samples/student.png"), picture)
+    return picture
 
 
 if __name__ == "__main__":

@@ -27,11 +27,14 @@ from torch import nn
 
 from stages.lib.core import files, load, outcome
 from stages.lib.core.outcome import Refusal
+from stages.lib.data import predictions, stamp
 from stages.lib.data.decode import decode
 from stages.lib.data.index import Index, read_index
+from stages.lib.data.predictions import Predictions
 from stages.lib.data.preparation import preparation_of
 from stages.lib.data.published import Published, shards_of
 from stages.lib.data.shards import ShardReader
+from stages.lib.data.stamp import Stamp
 from stages.lib.models import folder, onnx_file, outputs, program_file
 from stages.lib.params.export import Export
 from stages.lib.params.published import PublishedUri
@@ -68,9 +71,10 @@ def main() -> None:
         others = [as_timm(network), *further(cfg, network, built)]
         proven: dict[str, Any] = {"images": images}
         if metrics:
-            predictions = pq.read_table(Path(f"data/predictions/{name}.parquet")).to_pydict()
+            predicted = Path(f"data/predictions/{name}.parquet")
             found = probabilities(copy.deepcopy(network), index, shards, images, device)
-            proven = compare(found, index, predictions, cfg.parity_tolerance, name)
+            proven = compare(found, index, pq.read_table(predicted).to_pydict(), cfg.parity_tolerance, name)
+            must_be_fresh(metrics, predictions.read(predicted), stamp.of(model, index_path), name)
         largest = parity.prove(own(model), others, index, shards, images, cfg.parity_tolerance, bool(metrics))
         proven |= {"largest_difference": largest, "files": sorted(path.name for path in built.iterdir())}
         text = card(folder.config_of(built), metrics, splits_of(index_path), index.classes, proven, set_name)
@@ -183,15 +187,15 @@ def probabilities(
 
 
 def compare(
-    found: np.ndarray, index: Index, predictions: dict[str, list[Any]], tolerance: float, name: str
+    found: np.ndarray, index: Index, predicted: dict[str, list[Any]], tolerance: float, name: str
 ) -> dict[str, Any]:
     """parity.json. Raises Refusal naming the worst image unless every class is equal and every probability close."""
     images = len(found)
-    if predictions["key"] != index.keys:
+    if predicted["key"] != index.keys:
         raise Refusal(
             f"the predictions of {name} are not about the {index.split} images of {index.set_name}. {AGAIN.format(name)}"
         )
-    expected, probability = np.array(predictions["model_top1"][:images]), np.array(predictions["model_prob"][:images])
+    expected, probability = np.array(predicted["model_top1"][:images]), np.array(predicted["model_prob"][:images])
     got, own = found.argmax(1), found[np.arange(images), expected]
     difference = np.abs(own - probability)
     other, far = got != expected, ~(difference <= tolerance)  # not finite is far
@@ -205,6 +209,16 @@ def compare(
             + AGAIN.format(name)
         )
     return {"images": images, "max_difference": float(difference.max()), "predictions_equal": True}
+
+
+def must_be_fresh(metrics: dict[str, Any], predicted: Predictions, now: Stamp, name: str) -> None:
+    """Raise Refusal unless metrics and predictions are of one measurement, that of the weights and images that are there now."""
+    if wrong := predictions.contradiction(predicted, metrics):
+        raise Refusal(
+            f"the metrics of {name} and {predicted.path} are not of one measurement: {wrong}. {AGAIN.format(name)}"
+        )
+    if apart := stamp.difference(metrics.get("stamp"), now):
+        raise Refusal(f"the metrics of {name} are stale: they were measured with another {apart}. {AGAIN.format(name)}")
 
 
 def splits_of(index_path: Path) -> dict[str, int]:

@@ -1,14 +1,15 @@
 """Pretrain a ViT encoder as a masked autoencoder (He et al. 2021, arXiv 2111.06377).
 
-in    data/index/<set>.parquet    where every image lies in the shards; labels are not read
+in    data/index/<set>.parquet    where every image lies in the shards; no label touches a weight (see `readout`)
 out   data/models/mae             encoder as a timm ViT, decoder beside it
-      data/history/mae.csv        one row an epoch
+      data/history/mae.csv        one row an epoch; knn_top1 where the run was looked at, with pretrain.probe_images
       data/samples/mae.png        original, visible patches, reconstruction of validation images
       <run root>/pretrain         checkpoints, metrics.jsonl, TensorBoard (survive a crash, no DVC out)
 run   dvc repro -s pretrain
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,30 +24,32 @@ from stages.lib.data.batch import Batch
 from stages.lib.data.batches import Stream, batches
 from stages.lib.data.crop import Frame, evaluation
 from stages.lib.data.each_once import each_once
+from stages.lib.data.first_images import first_images
 from stages.lib.data.index import Index, read_index
 from stages.lib.data.mae_view import mae_view
-from stages.lib.data.normalise import denormalise, normalise
+from stages.lib.data.normalise import normalise
 from stages.lib.data.published import shards_of
-from stages.lib.data.randomness import Purpose, generator
 from stages.lib.data.shards import ShardReader
 from stages.lib.data.subset import part
 from stages.lib.models import architecture, flops, folder
-from stages.lib.models.mae import MAE, patchify, unpatchify
+from stages.lib.models.mae import MAE
+from stages.lib.models.mae_features import class_token
 from stages.lib.models.mae_flops import mae_macs
 from stages.lib.models.precision import autocast
+from stages.lib.objectives import painting
 from stages.lib.objectives.reconstruct import Reconstruct
 from stages.lib.params.data import Data
 from stages.lib.params.pretrain import Pretrain
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
-from stages.lib.training import history, launcher, machine, optimizer, processes, transformer_kernels
+from stages.lib.training import history, knn, launcher, machine, optimizer, processes, transformer_kernels
 from stages.lib.training.checkpoint import Keeper
 from stages.lib.training.journal import Journal
 from stages.lib.training.loop import Row, Trained, fit
 from stages.lib.training.plan import planned
 from stages.lib.training.transformer_kernels import Part
 
-SHOWN = 8  # reconstructions in the picture
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the readout while training, as DINO's k-NN
 
 
 def main() -> None:
@@ -75,11 +78,14 @@ def main() -> None:
         )
         journal = Journal(run, "pretrain", plan.steps, system.log_seconds)
         reader = ShardReader(val, shards)
+        bank = first_images(train, cfg.probe_images) if cfg.probe_images else None
 
         def look(step: int) -> Row:
             row, picture = examine(objective, cfg, val, reader, system.workers)
             journal.picture(step, "reconstructions", picture)
-            return row
+            return row | (
+                readout(mae, cfg, bank, ShardReader(bank, shards), val, reader, system.workers) if bank else {}
+            )
 
         rows = fit(
             Trained(objective, mae, optimizer.build(cfg.optimizer, mae, cfg.model.depth), sharded=system.shard_weights),
@@ -136,52 +142,56 @@ def examine(
     Several processes share the batches; the first image's picture is the first process's.
     """
     device = next(objective.parameters()).device
-
-    def frame(width: int, height: int) -> Frame:
-        return evaluation(width, height, cfg.image_size, 1.0)
-
     found: list[tuple[float, int]] = []
     picture = np.empty(0)
     objective.eval()
     with torch.inference_mode(), autocast(device, cfg.precision):
-        for batch in each_once(val, reader, frame, cfg.batch_size, workers, ranks.current()):
+        for batch in each_once(val, reader, frame_of(cfg), cfg.batch_size, workers, ranks.current()):
             batch = with_noise(batch, cfg).to(device)
             found.append((float(objective(batch)["loss"]), len(batch.images)))
             if not picture.size:
-                picture = reconstructions(objective, batch, cfg.norm_pix)
+                picture = painting.reconstructions(objective, batch, cfg.norm_pix)
     objective.train()
     total = sum(loss * images for loss, images in processes.gathered(found))
     return {"val_loss": total / len(val)}, picture
 
 
+def readout(
+    mae: MAE, cfg: Pretrain, bank: Index, bank_reader: ShardReader, val: Index, reader: ShardReader, workers: int
+) -> Row:
+    """Are the features good for anything yet? Percent of validation images whose nearest neighbours know their class.
+
+    Features are detached and nothing is drawn: labels say how a run goes, and never move it. Several processes share the batches.
+    """
+    known, labels = features(mae, cfg, bank, bank_reader, workers)
+    asked, truth = features(mae, cfg, val, reader, workers)
+    predicted = knn.votes(known, labels, asked, len(val.classes), NEIGHBOURS, TEMPERATURE).argmax(1)
+    return {"knn_top1": 100 * float((predicted == truth).double().mean())}
+
+
+def features(mae: MAE, cfg: Pretrain, index: Index, reader: ShardReader, workers: int) -> tuple[Tensor, Tensor]:
+    """(f32[N, D] on the device, labels i64[N]): class tokens of all images of an index, in its order, in every process."""
+    device = mae.cls_token.device
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    mae.eval()
+    with torch.inference_mode(), autocast(device, cfg.precision):
+        for batch in each_once(index, reader, frame_of(cfg), cfg.batch_size, workers, ranks.current()):
+            tokens = class_token(mae, normalise(batch.images.to(device)))
+            found.append((tokens.cpu().numpy(), batch.labels.numpy()))
+    mae.train()
+    tokens_of_all, labels_of_all = zip(*processes.gathered(found), strict=True)
+    return torch.from_numpy(np.concatenate(tokens_of_all)).to(device), torch.from_numpy(np.concatenate(labels_of_all))
+
+
+def frame_of(cfg: Pretrain) -> Callable[[int, int], Frame]:
+    """What is looked at of an image that is not trained on: the centre of its shorter side."""
+    return lambda width, height: evaluation(width, height, cfg.image_size, 1.0)
+
+
 def with_noise(batch: Batch, cfg: Pretrain) -> Batch:
     """The batch with a masking noise that depends on the image's row alone."""
     patches = (cfg.image_size // cfg.model.patch_size) ** 2
-    rows = batch.positions.tolist()
-    noise = np.stack([generator(cfg.seed, 0, row, Purpose.NOISE).random(patches, np.float32) for row in rows])
-    return Batch(batch.images, batch.labels, batch.positions, noise=torch.from_numpy(noise))
-
-
-def reconstructions(objective: Reconstruct, batch: Batch, norm_pix: bool) -> np.ndarray:
-    """u8[H, W, 3]: a row each of originals, visible patches on grey, and predictions of the hidden ones beside the visible."""
-    assert batch.noise is not None
-    patch = objective.mae.patch_size
-    images = normalise(batch.images[:SHOWN])
-    predicted, mask = objective.mae(images, batch.noise[:SHOWN])
-    target = patchify(images, patch)
-    if norm_pix:  # such a model predicts patches with mean 0 and variance 1: put back what it never saw
-        mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
-        predicted = predicted * (var + 1e-6).sqrt() + mean
-    hidden = mask[..., None].bool()
-    visible = torch.where(hidden, torch.zeros_like(target), target)
-    filled = torch.where(hidden, predicted, target)
-    rows = [pixels_of(unpatchify(patches, patch)) for patches in (target, visible, filled)]
-    return tiles.tiles(np.stack(rows))
-
-
-def pixels_of(images: Tensor) -> np.ndarray:
-    """f32[B, 3, H, W] normalised -> u8[B, H, W, 3]."""
-    return denormalise(images).permute(0, 2, 3, 1).cpu().numpy()
+    return replace(batch, noise=painting.noise_of(batch.positions.tolist(), cfg.seed, patches))
 
 
 def save(mae: MAE, cfg: Pretrain) -> None:

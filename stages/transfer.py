@@ -4,19 +4,20 @@ in    data/index/<set>.parquet             the set's own images
       data/models/<transfer.model>         its heads are replaced
 out   data/models/transfer-<set>           a timm folder
       data/metrics/transfer-<set>.json     on the set's test split, else on its validation split
+      data/predictions/transfer-<set>.parquet      likewise, one row an image
+      data/plots/transfer-<set>-reliability.csv    likewise
       data/history/transfer-<set>.csv      one row an epoch
       <run root>/transfer@<set>            checkpoints, metrics.jsonl, TensorBoard (survive a crash, no DVC out)
 run   dvc repro -s transfer@<set>
 """
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from stages.lib.core import files, load, ranks, runs
+from stages.lib.core import load, ranks, runs
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index, splits
 from stages.lib.data.published import shards_of
@@ -25,7 +26,7 @@ from stages.lib.objectives.classify import Classify
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.transfer import Transfer
-from stages.lib.training import classifier, history, launcher, machine, measure, transformer_kernels
+from stages.lib.training import classifier, evidence, history, launcher, machine, measure, transformer_kernels
 from stages.lib.training.classifier import Material
 
 
@@ -57,9 +58,8 @@ def main() -> None:
         )
         history.write(Path(f"data/history/{name}.csv"), rows)
         split = "test" if "test" in splits(index_path) else "val"
-        metrics = measure.model(Path("data/models") / name, read_index(index_path, split), shards, 256, system)
-        with files.replace(Path(f"data/metrics/{name}.json")) as temporary:
-            temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+        index = read_index(index_path, split)
+        evidence.write(name, measure.examine(Path("data/models") / name, index, shards, 256, system, shared=False))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ FIRST_READERS = {"scan", "ingest"}
 # Telling others how far a stage is and how it ended: best effort, and no stage reads it back; and what masks
 # passwords in those words.
 TELLING = {"stages/lib/core/tell.py", "stages/lib/params/credentials.py"}
-DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "great_expectations": "great-expectations"}
+DISTRIBUTION = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "great_expectations": "great-expectations",
+    "vl_convert": "vl-convert-python",
+}
 
 
 @functools.cache

@@ -26,11 +26,15 @@ def test_stage__declares_the_params_and_versions_it_uses(name: str) -> None:
 
 
 COMMANDS = {
+    "compare",
+    "demo_page",
     "fetch",
+    "live",
     "preflight",
     "publish",
     "published",
     "repair",
+    "throughput",
 }  # run by people or started as programs; nothing they do can change an out
 
 
@@ -122,6 +126,9 @@ def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> Non
     assert set(streaming) == {
         "teacher",
         "pretrain",
+        "probe",
+        "look",
+        "attend",
         "label",
         "distill",
         "finetune",

@@ -16,14 +16,17 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from scipy.stats import binom
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
 from stages import evaluate
+from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
+from stages.lib.data import predictions
 from stages.lib.data.index import read_index
 from stages.lib.ingestion import index_writer
 from stages.lib.ingestion.index_writer import Place
-from stages.lib.models import architecture, deit, folder
+from stages.lib.models import architecture, deit, flops, folder
 from stages.lib.models import teacher as regnet
 from stages.lib.params.system import System
 from stages.lib.params.teacher import RegNetSizes
@@ -39,7 +42,13 @@ export: {formats: FORMATS, parity_images: 32, parity_tolerance: 1e-4}
 system: {device: cpu, threads: 1, workers: WORKERS, processes: 0, prefetch: 2, log_seconds: 5.0, log_steps: 10,
   checkpoint_seconds: 15.0, keep_checkpoints: 2}
 """
-OUTS = ("metrics/{}.json", "predictions/{}.parquet", "plots/{}-confusion.csv", "plots/{}-classes.csv")
+OUTS = (
+    "metrics/{}.json",
+    "predictions/{}.parquet",
+    "plots/{}-confusion.csv",
+    "plots/{}-classes.csv",
+    "plots/{}-reliability.csv",
+)
 
 
 def picture(rng: np.random.Generator, place: int) -> bytes:
@@ -139,6 +148,11 @@ def alone(root: Path, name: str) -> tuple[torch.Tensor, torch.Tensor, np.ndarray
         return inputs, model(inputs), np.arange(len(images)) % 6
 
 
+def right(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose most probable class is the label."""
+    return float(accuracy_score(labels, probabilities.argmax(1)))
+
+
 def outputs(root: Path, name: str) -> dict[str, bytes]:
     return {out: (root / "data" / out.format(name)).read_bytes() for out in OUTS}
 
@@ -176,6 +190,15 @@ def test_evaluate__agrees_with_timm_and_scikit_learn(project: Path, monkeypatch:
         top5 = 100 * top_k_accuracy_score(labels, p, k=5, labels=known)
         assert metrics["heads"][head]["top5"] == pytest.approx(top5, abs=1e-4)
         assert metrics["heads"][head]["nll"] == pytest.approx(log_loss(labels, p, labels=known), abs=1e-5)
+        assert metrics["heads"][head]["top1_low"] == pytest.approx(
+            100 * binom.ppf(0.025, 37, right(p, labels)) / 37, abs=1e-4
+        )
+        assert metrics["heads"][head]["top1_high"] == pytest.approx(
+            100 * binom.ppf(0.975, 37, right(p, labels)) / 37, abs=1e-4
+        )
+    chosen = fused[np.arange(37), labels]
+    assert np.allclose(table["model_nll"], -np.log(chosen), rtol=1e-4, atol=1e-5)
+    assert metrics["macs"] == flops.vit_macs(ViT(patch_size=4, width=24, depth=2, heads=2), 16, 7, distilled=True)
     agreement = 100 * accuracy_score(first.argmax(1), second.argmax(1))
     assert metrics["agreement"]["class_dist"] == pytest.approx(agreement, abs=1e-4)
 
@@ -208,8 +231,38 @@ def test_evaluate__plots_tell_the_metrics_accuracy(project: Path, monkeypatch: p
     assert [row["class"] for row in classes] == list(CLASSES)
     assert [int(row["images"]) for row in classes] == [7, 6, 6, 6, 6, 6, 0]
     assert classes[6]["top1"] == ""
-    right = sum(int(row["images"]) * float(row["top1"] or 0) for row in classes)
-    assert right / COUNTS["val"] == pytest.approx(top1, abs=1e-3)
+    hits = sum(int(row["images"]) * float(row["top1"] or 0) for row in classes)
+    assert hits / COUNTS["val"] == pytest.approx(top1, abs=1e-3)
+
+
+def test_evaluate__reliability_tells_the_metrics_numbers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(monkeypatch, project, "student")
+    heads = json.loads((project / "data/metrics/student.json").read_text())["heads"]
+    with (project / "data/plots/student-reliability.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["head", "low", "high", "images", "confidence", "accuracy"]
+    for head, numbers in heads.items():
+        mine = [row for row in rows if row["head"] == head]
+        assert len(mine) == 15 and mine[0]["low"] == "0.000000" and mine[14]["high"] == "1.000000"
+        assert all(row["accuracy"] == row["confidence"] == "" for row in mine if row["images"] == "0")
+        full = [
+            (int(row["images"]), float(row["confidence"]), float(row["accuracy"])) for row in mine if row["accuracy"]
+        ]
+        assert 100 * sum(n * a for n, _, a in full) / COUNTS["val"] == pytest.approx(numbers["top1"], abs=1e-3)
+        assert 100 * sum(n * abs(c - a) for n, c, a in full) / COUNTS["val"] == pytest.approx(numbers["ece"], abs=1e-3)
+
+
+def test_evaluate__stamps_what_was_measured(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(monkeypatch, project, "student")
+    stamp = json.loads((project / "data/metrics/student.json").read_text())["stamp"]
+    found = predictions.read(project / "data/predictions/student.parquet")
+    assert found.stamp == stamp and (found.set_name, found.split) == (SET, "val")
+    weights, index = files.sha256(project / "data/models/student"), files.sha256(project / f"data/index/{SET}.parquet")
+    assert stamp == [f"model {weights}", f"index {index}"]
+    save_student(project, crop_pct=0.5)
+    main(monkeypatch, project, "student")
+    assert predictions.read(project / "data/predictions/student.parquet").stamp[1:] == stamp[1:]
+    assert predictions.read(project / "data/predictions/student.parquet").stamp[0] != stamp[0]
 
 
 def test_evaluate__a_convnet_and_a_plain_transformer_have_one_head(
@@ -222,12 +275,11 @@ def test_evaluate__a_convnet_and_a_plain_transformer_have_one_head(
         _, logits, labels = alone(project, name)
         metrics = json.loads((project / f"data/metrics/{name}.json").read_text())
         assert list(metrics["heads"]) == ["class"] and "agreement" not in metrics
-        right = accuracy_score(labels, logits.argmax(1))
-        assert metrics["heads"]["class"]["top1"] == pytest.approx(100 * right, abs=1e-4)
+        assert metrics["heads"]["class"]["top1"] == pytest.approx(100 * right(logits.numpy(), labels), abs=1e-4)
         table = pq.read_table(project / f"data/predictions/{name}.parquet")
-        assert table.column_names == ["key", "label", "class_top1", "model_top1", "model_prob"]
+        assert table.column_names == ["key", "label", "class_top1", "model_top1", "model_prob", "model_nll"]
         assert table["model_top1"].to_pylist() == logits.argmax(1).tolist()
-    assert [str(kind) for kind in table.schema.types] == ["string", "int32", "int32", "int32", "float"]
+    assert [str(kind) for kind in table.schema.types] == ["string", "int32", "int32", "int32", "float", "float"]
 
 
 def test_evaluate__a_model_is_prepared_for_as_its_own_config_says(

@@ -109,6 +109,24 @@ PRETRAIN: dict[str, tuple[Any, str]] = {
     "pretrain.schedule.warmup_epochs": (40, "MAE Table 8"),
     "pretrain.schedule.min_lr": (0.0, "main_pretrain.py"),
 }
+PROBE: dict[str, tuple[Any, str]] = {
+    "probe.knn.k": (20, "DINO"),
+    "probe.knn.temperature": (0.07, "DINO"),
+    "probe.crop_pct": (0.875, "main_linprobe.py"),
+    "probe.linear.batch_size": (16384, "MAE Table 10"),
+    "probe.linear.norm_group": (512, "main_linprobe.py"),
+    "probe.linear.scale": ((0.08, 1.0), "MAE util/crop.py"),
+    "probe.linear.hflip": (0.5, "main_linprobe.py"),
+    "probe.linear.lr": (0.1, "MAE Table 10"),
+    "probe.linear.lr_per": (256, "MAE Table 10"),
+    "probe.linear.momentum": (0.9, "MAE Table 10"),
+    "probe.linear.weight_decay": (0.0, "MAE Table 10"),
+    "probe.linear.trust": (0.001, "MAE util/lars.py"),
+    "probe.linear.schedule.warmup_epochs": (10, "MAE Table 10"),
+    "probe.linear.schedule.min_lr": (0.0, "MAE Table 10"),
+    "probe.mask_percents": ((75, 85, 95), "MAE Figure 4"),
+}
+PRETRAIN |= PROBE
 MAE: dict[str, tuple[Any, str]] = {
     **PRETRAIN,
     "train.distill": ("none", ""),
@@ -154,6 +172,7 @@ def tuned(
     epochs: int, lr: float, layer_decay: float, drop_path: float, group: int, high: int
 ) -> dict[str, tuple[Any, str]]:
     return {
+        "probe.linear.epochs": (90 if epochs == 100 else 50, "MAE Table 10"),  # B; L and H
         "train.views.epochs": (epochs, "FINETUNE.md"),
         "train.optimizer.lr": (lr, "MAE FINETUNE.md"),
         "train.optimizer.layer_decay": (layer_decay, "MAE FINETUNE.md"),
@@ -290,6 +309,10 @@ def test_preset__peak_rate_is_the_published_one(name: str, block: str, batch_siz
     size = values.pretrain.batch_size if block == "pretrain" else at(values, f"{block}.views.batch_size")
     assert size == batch_size
     assert optimizer.lr * size / optimizer.lr_per == pytest.approx(rate, rel=1e-12)
+
+
+def test_preset__probe_has_the_published_peak_rate() -> None:
+    assert preset("imagenet-mae-base").probe.linear.peak_lr == pytest.approx(6.4, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"tiny-imagenet", "cifar10"}))

@@ -8,17 +8,15 @@ import pytest
 
 from stages import report
 from stages.lib.core.outcome import Refusal
-from stages.lib.reporting import figures
 from tests.reporting import fabricate
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fabricated run in the current folder; figures are left undrawn."""
+    """A fabricated run in the current folder."""
     data = fabricate.whole(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["report"])
-    monkeypatch.setattr(figures, "_draw", lambda *_: "<svg></svg>")
     return data
 
 
@@ -42,7 +40,7 @@ def test_report__reads_only_what_dvc_yaml_declares(workspace: Path) -> None:
     page = report.PAGE.read_bytes()
     for name in (
         "models/student/config.json",
-        "manifest/digits-0-6-rejected.csv",
+        "manifest/digits-7-9-rejected.csv",
         "gates/model-mae.json",
         "predictions/x.json",
     ):

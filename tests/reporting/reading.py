@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "img", "br", "wbr", "path", "use"}
-NO_MEASUREMENT = {"code", "pre", "title", "style", "h1"}  # text in which a digit is a name or a command
+VOID = {"meta", "link", "img", "br", "wbr", "path", "use", "input"}
+NO_MEASUREMENT = {"code", "pre", "title", "style", "h1", "option"}  # text in which a digit is a name or a command
 
 
 @dataclass
@@ -18,6 +18,8 @@ class Read(HTMLParser):
     links: list[str] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)  # whatever a browser would fetch
     tags: set[str] = field(default_factory=set)
+    scripts: list[tuple[str, str]] = field(default_factory=list)  # (type, content): data of charts, and what runs
+    labels: list[tuple[str, str]] = field(default_factory=list)  # (tag, what names it) of charts and pictures
     text: str = ""
 
     def __post_init__(self) -> None:
@@ -35,6 +37,10 @@ class Read(HTMLParser):
             self.loaded.append(given["src"])
         if given.get("class") == "n":
             self.cited.append(("", given["title"], given["href"]))
+        if tag == "script":
+            self.scripts.append((given.get("type", ""), ""))
+        if tag == "img" or given.get("role") == "img":
+            self.labels.append((tag, given.get("alt") or given.get("aria-label") or ""))
         if tag not in VOID:
             self.open.append((tag, given))
 
@@ -50,7 +56,13 @@ class Read(HTMLParser):
         assert opened == tag, f"<{opened}> is closed by </{tag}>"
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open and self.open[-1][0] == "script":
+            kind, before = self.scripts[-1]
+            self.scripts[-1] = kind, before + data
+            if kind == "module":  # what runs; the data of a chart stand under a source like any other number
+                return
+        else:
+            self.text += data
         if any(given.get("class") == "n" for _, given in self.open):
             shown, title, href = self.cited[-1]
             self.cited[-1] = shown + data, title, href

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from scipy.stats import binom
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor
 
@@ -34,13 +35,30 @@ def tally_of(first: Tensor, second: Tensor | None, labels: Tensor, size: int) ->
     return tally
 
 
+def with_interval(name: str, percent: float, images: int) -> dict[str, float]:
+    """The bootstrap's quantiles by scipy's binomial distribution."""
+    low, high = (100 * binom.ppf(share, images, percent / 100) / images for share in (0.025, 0.975))
+    return {name: percent, f"{name}_low": low, f"{name}_high": high}
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """ECE image by image, as Guo et al. 2017 write it."""
+    groups: dict[int, list[tuple[float, bool]]] = {}
+    for row, label in zip(probabilities, labels, strict=True):
+        groups.setdefault(math.ceil(row.max() * 15), []).append((row.max(), row.argmax() == label))
+    gaps = [abs(sum(p for p, _ in group) - sum(hit for _, hit in group)) for group in groups.values()]
+    return 100 * sum(gaps) / len(labels)
+
+
 def independent(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The same four numbers by scikit-learn."""
+    """The same numbers by scikit-learn and scipy, the calibration error by hand."""
     predicted = probabilities.argmax(1)
+    top5 = 100 * top_k_accuracy_score(labels, probabilities, k=5, labels=np.arange(K))
     return {
-        "top1": 100 * accuracy_score(labels, predicted),
-        "top5": 100 * top_k_accuracy_score(labels, probabilities, k=5, labels=np.arange(K)),
+        **with_interval("top1", 100 * accuracy_score(labels, predicted), len(labels)),
+        **with_interval("top5", top5, len(labels)),
         "mean_per_class": 100 * balanced_accuracy_score(labels, predicted),
+        "ece": calibration_error(probabilities, labels),
         "nll": log_loss(labels, probabilities, labels=np.arange(K)),
     }
 
@@ -102,8 +120,13 @@ def test_one_head__has_no_fusion() -> None:
     tally = accuracy.Tally(2)
     tally.add(torch.tensor([[0.0, 0.0], [0.0, math.log(3)]]), None, torch.tensor([1, 1]))
     metrics = tally.metrics()
+    interval = {
+        "top1_low": 0.0,
+        "top1_high": 100.0,
+    }  # of two images a quarter of all resamples miss twice, a quarter never
+    nll, ece = round((math.log(2) + math.log(4 / 3)) / 2, 6), 37.5  # gaps of 0.5, wrong, and 0.25, right
     assert metrics == {
-        "heads": {"class": {"top1": 50.0, "mean_per_class": 50.0, "nll": round((math.log(2) + math.log(4 / 3)) / 2, 6)}}
+        "heads": {"class": {"top1": 50.0, **interval, "mean_per_class": 50.0, "ece": ece, "nll": nll}},
     }
     assert tally.heads()["class"].probability.tolist() == [0.5, 0.75]
 

@@ -68,8 +68,8 @@ def _what(path: Path) -> str:
     """How far the run came, by its newest checkpoint, and of what set."""
     steps = [int(one.stem.removeprefix("step-")) for one in path.glob("checkpoints/step-*.pt")]
     try:
-        inputs = list(json.loads((path / "identity.json").read_text())["inputs"])
-    except (OSError, ValueError, KeyError):
+        inputs = [name for name in json.loads((path / "identity.json").read_text())["inputs"] if isinstance(name, str)]
+    except (OSError, ValueError, KeyError, TypeError):  # gone, torn, or of another form
         inputs = []
     sets = [Path(name).stem for name in inputs if name.startswith("data/index/")]
     about = f"of {sets[0]}" if sets else ""

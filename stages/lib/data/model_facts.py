@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from stages.lib.core import files
 from stages.lib.core.outcome import Refusal
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # counted or averaged, not learnt
@@ -35,6 +36,7 @@ GUIDE = {
     },
     "model": {
         "model": "",
+        "sha256": "of the folder",
         "architecture": "timm's name",
         "tensors": "",
         "parameters": "learnt numbers",
@@ -65,14 +67,15 @@ def read(name: str, folder: Path, history: Path) -> dict[str, pd.DataFrame]:
     classes = int(config.get("num_classes", 0))
     named = config.get("pretrained_cfg", {}).get("classifier") or HEADS
     heads = (named,) if isinstance(named, str) else tuple(named)
-    files = [path for path in (folder / "model.safetensors", folder / "decoder.safetensors") if path.exists()]
-    if not files:
+    there = [path for path in (folder / "model.safetensors", folder / "decoder.safetensors") if path.exists()]
+    if not there:
         raise unreadable(folder / "model.safetensors", "there is no such file")
     tensors = pd.DataFrame(
-        [row for path in files for row in tensor_rows(path, heads, classes)], columns=list(GUIDE["tensors"])
+        [row for path in there for row in tensor_rows(path, heads, classes)], columns=list(GUIDE["tensors"])
     )
     model = {
         "model": name,
+        "sha256": files.sha256(folder),
         "architecture": str(config.get("architecture", "")),
         "tensors": len(tensors),
         "parameters": int(tensors.loc[tensors["learnt"], "elements"].sum()),

@@ -11,6 +11,7 @@ from stages.lib.params.finetune import Finetune
 from stages.lib.params.frozen import Frozen
 from stages.lib.params.ingest import Ingest
 from stages.lib.params.pretrain import Pretrain
+from stages.lib.params.probe import Probe
 from stages.lib.params.report import Report
 from stages.lib.params.sets import Sets
 from stages.lib.params.shard import Shard
@@ -32,6 +33,7 @@ class Everything(Frozen):
     data: Data
     teacher: Teacher
     pretrain: Pretrain
+    probe: Probe
     train: Train
     finetune: Finetune
     evaluate: Evaluate
@@ -62,6 +64,16 @@ class Everything(Frozen):
         if self.train.init == "mae" and mine != theirs:
             apart = ", ".join(f"{key} is {mine[key]} and {theirs[key]}" for key in mine if mine[key] != theirs[key])
             raise ValueError(f"train.init: mae needs train.model equal to pretrain.model, but {apart}")
+        return self
+
+    @model_validator(mode="after")
+    def probe_fits_encoder(self) -> Self:
+        """At the largest share of hidden patches one is still seen."""
+        patches = (self.pretrain.image_size // self.pretrain.model.patch_size) ** 2
+        if int(patches * (1 - self.probe.mask_percents[-1] / 100)) < 1:
+            raise ValueError(
+                f"probe.mask_percents: {self.probe.mask_percents[-1]} % leaves none of {patches} patches visible; lower it"
+            )
         return self
 
     @model_validator(mode="after")

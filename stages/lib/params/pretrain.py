@@ -2,13 +2,15 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, RootModel, model_validator
 
 from stages.lib.params.divergence import Divergence
 from stages.lib.params.frozen import Frozen, Probability
 from stages.lib.params.optimizer import Optimizer, Schedule
 from stages.lib.params.precision import Precision
 from stages.lib.params.vit import ViT
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Decoder(Frozen):
@@ -22,7 +24,7 @@ class Decoder(Frozen):
 class Pretrain(Frozen):
     """MAE Table 8; the only augmentation is crop and flip."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     """Global, over all ranks."""
@@ -42,6 +44,9 @@ class Pretrain(Frozen):
     """bf16: matrix products in bfloat16, also where validation measures the loss. The published runs used fp16 likewise."""
     compile: bool = False
     """torch.compile the blocks for the training step; on a CPU this needs a C++ compiler ($CXX, else g++)."""
+    probe_images: Annotated[int, Field(ge=0)] = 0
+    """The first training images whose nearest neighbours tell, whenever the run is looked at (about ten times), the class of every
+    validation image: `knn_top1` of the history. Labels are read for that alone. 0: not asked."""
     optimizer: Optimizer
     schedule: Schedule
     divergence: Divergence = Divergence()
@@ -66,3 +71,11 @@ class Pretrain(Frozen):
         if int(patches * (1 - self.mask_ratio)) < 1:
             raise ValueError(f"mask_ratio {self.mask_ratio} leaves none of {patches} patches visible; lower it")
         return self
+
+
+class PretrainNormPix(RootModel[bool]):
+    """pretrain.norm_pix alone: what the decoder predicts."""
+
+
+class PretrainSeed(RootModel[Seed]):
+    """pretrain.seed alone: validation's masks follow from it."""

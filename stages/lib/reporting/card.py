@@ -19,7 +19,15 @@ HEADS = {
     "fused_logits": "both heads, mean of the logits",
     "fused_probs": "both heads, mean of the softmaxes",
 }
-NUMBERS = {"top1": "top-1, %", "top5": "top-5, %", "mean_per_class": "mean per class, %", "nll": "nll, nats"}
+NUMBERS = {
+    "top1": "top-1, %",
+    "top5": "top-5, %",
+    "mean_per_class": "mean per class, %",
+    "nll": "nll, nats",
+    "top1_low": "top-1, 95 % from",
+    "top1_high": "to",
+    "ece": "calibration error, %",
+}
 METHODS = """\
 * DeiT: Touvron et al., Training data-efficient image transformers & distillation through attention, arXiv:2012.12877
 * MAE: He et al., Masked Autoencoders Are Scalable Vision Learners, arXiv:2111.06377
@@ -227,7 +235,7 @@ def _limits(metrics: Mapping[str, Any] | None, set_name: str) -> str:
     return f"""\
 {use} Every image
 is given one of the {metrics["classes"]} classes, also one that shows none of them. Nothing was measured of other data, of
-shifted or adversarial images, of calibration beyond the likelihood above, or of fairness between groups of people."""
+shifted or adversarial images, of calibration beyond the likelihood and the error above, or of fairness between groups of people."""
 
 
 def _table(header: Sequence[str], rows: Any) -> str:

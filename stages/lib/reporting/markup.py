@@ -4,6 +4,8 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
+from stages.lib.reporting import commands
+
 DASH = "\u2013"  # stands where there is nothing
 NUMBER = '<a class="n"'  # how a cited number begins (sources.py); such cells are set flush right
 
@@ -89,8 +91,15 @@ def _is_number(cells: Iterable[str]) -> bool:
 
 
 def origin(source: str) -> str:
-    """The line that names the file behind a table or figure."""
-    return element("span", f"Source: {code(source)}", class_="source")
+    """The line that names the files (one, or several with commas between) behind a table or figure, and what makes them."""
+    makers = dict.fromkeys(filter(None, map(commands.command, source.split(", "))))
+    made = f", by {', '.join(map(code, makers))}" if makers else ""
+    return element("span", f"Source: {code(source)}{made}", class_="source")
+
+
+def missing(file: str) -> str:
+    """A file that is not there, and what makes it."""
+    return absent(f"There is no {code(file)}; {code(commands.command(file))} makes it.")
 
 
 def figure(picture: str, caption: str, source: str, class_: str | None = None) -> str:
@@ -103,3 +112,15 @@ def figure(picture: str, caption: str, source: str, class_: str | None = None) -
 def grid(parts: Sequence[str], class_: str = "grid") -> str:
     """Parts side by side where there is room, below each other where not."""
     return element("div", "".join(parts), class_=class_)
+
+
+def findable(label: str, table: str) -> str:
+    """A table with a field above it that leaves the rows holding every word written there; hidden without JavaScript."""
+    field = f'<label>{label} <input type="search"></label> <output aria-live="polite"></output>'
+    return element("div", element("div", field, class_="find controls", hidden="hidden") + table)
+
+
+def choice(label: str, options: Sequence[tuple[str, str]], **attributes: object) -> str:
+    """A drop-down of (value, words) with its label."""
+    listed = "".join(element("option", text(words), value=value) for value, words in options)
+    return element("label", f"{label} {element('select', listed, **attributes)}")

@@ -6,7 +6,8 @@ from typing import Any
 
 WORDS = ("model", "set", "split")
 COUNTS = ("images", "classes", "image_size", "parameters")
-SHARES = ("top1", "top5", "mean_per_class")
+SHARES = ("top1", "top1_low", "top1_high", "top5", "top5_low", "top5_high", "mean_per_class", "ece")
+ROUNDING = 1e-4  # shares have four decimals
 
 
 def numbers(data: bytes) -> Any:
@@ -28,6 +29,8 @@ def problem(values: dict[str, Any], model: str) -> str:
     for key in COUNTS:
         if not _whole(values.get(key)):
             return f"has {values.get(key)!r} for {key}, where a whole number above 0 belongs"
+    if "macs" in values and not _whole(values["macs"]):
+        return f"has {values['macs']!r} for macs, where a whole number above 0 belongs"
     heads = values.get("heads")
     if not isinstance(heads, dict) or not heads:
         return f"has {heads!r} for heads, where accuracies by head belong"
@@ -42,6 +45,10 @@ def _head(where: str, head: Any) -> str:
             return f"has {value!r} for {where}.{key}, where a number belongs"
         if value < 0 or (key in SHARES and value > 100):
             return f"has {value!r} for {where}.{key}; allowed: {'0 to 100 per cent' if key in SHARES else '0 or more'}"
+    for share in ("top1", "top5"):
+        ends = [head[key] for key in (f"{share}_low", share, f"{share}_high") if key in head]
+        if len(ends) == 3 and not ends[0] - ROUNDING <= ends[1] <= ends[2] + ROUNDING:
+            return f"has {ends[0]} to {ends[2]} for the interval of {where}.{share}, which is {ends[1]}"
     return ""
 
 

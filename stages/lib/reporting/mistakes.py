@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stages.lib.reporting import markup
+from stages.lib.reporting import charts, markup
 from stages.lib.reporting.inputs import Folder
 
 WIDEST_MATRIX = 40  # classes; a wider matrix is unreadable, the confused pairs are listed instead
@@ -68,6 +68,18 @@ def confusion(found: Confusion) -> str:
 
 
 def _matrix(found: Confusion) -> str:
+    """A heat map whose cells tell themselves under the pointer, and the same as a table."""
+    cells = [
+        {"actual": actual, "predicted": predicted, "images": count, "of": found.total(actual)}
+        for (actual, predicted), count in sorted(found.counts.items())
+    ]
+    caption = "Images by what they are (row) and what the model says (column)."
+    numbered = len(found.classes) <= NUMBERED_MATRIX
+    chart = charts.matrix(cells, found.classes, f"Confusion matrix, {found.file}", _matrix_table(found), numbered)
+    return markup.figure(chart, caption, found.file)
+
+
+def _matrix_table(found: Confusion) -> str:
     """Right answers in one hue, mistakes in another, by their share of the row."""
     axis = "".join(markup.element("th", markup.name(one), scope="col") for one in found.classes)
     rows = "".join(_matrix_row(found, actual) for actual in found.classes)

@@ -1,7 +1,7 @@
 """The models in the order they are made: what each is, how its training went, what it can do."""
 
-from stages.lib.reporting import figures, markup, pictures, tables
-from stages.lib.reporting.figures import Line
+from stages.lib.reporting import charts, commands, markup, pictures, tables
+from stages.lib.reporting.charts import Line
 from stages.lib.reporting.inputs import History
 from stages.lib.reporting.material import Material, Model
 from stages.lib.reporting.sources import Fact
@@ -83,7 +83,7 @@ def _evidence(found: Material, model: Model) -> str:
         parts.append(markup.element("div", both))
     else:
         parts.append(
-            markup.absent(f"It has not been measured: there is no {markup.code(f'data/metrics/{model.name}.json')}.")
+            markup.absent(f"It has not been measured: there is no {_made(f'data/metrics/{model.name}.json')}.")
         )
     return markup.grid(parts, "two") + curves(model)
 
@@ -91,7 +91,7 @@ def _evidence(found: Material, model: Model) -> str:
 def _training(found: Material, model: Model) -> str:
     """How long it trained and where it ended."""
     if model.history is None:
-        return markup.absent(f"It has not been trained: there is no {markup.code(f'data/history/{model.name}.csv')}.")
+        return markup.absent(f"It has not been trained: there is no {_made(f'data/history/{model.name}.csv')}.")
     history, details = model.history, found.gates.get(f"model-{model.name}")
     size, key = (model.metrics, "parameters") if model.metrics else (details, "facts.parameters")
     lines: list[tuple[str, Fact | None]] = [
@@ -111,6 +111,11 @@ def _training(found: Material, model: Model) -> str:
     )
 
 
+def _made(file: str) -> str:
+    """A file that is not there yet, and its command."""
+    return f"{markup.code(file)}, which {markup.code(commands.command(file))} makes"
+
+
 def curves(model: Model) -> str:
     """Loss, accuracy and learning rate by epoch; "" for a model that was not trained here."""
     history = model.history
@@ -118,11 +123,11 @@ def curves(model: Model) -> str:
         return ""
     unit = "squared error" if model.name == "mae" else "nats"
     panels = [
-        figures.curves(f"{model.title}: loss", unit, _losses(history, model.colour)),
-        figures.curves(
+        charts.curves(f"{model.title}: loss", unit, _losses(history, model.colour)),
+        charts.curves(
             f"{model.title}: validation top-1", "percent", [Line("", history.column("val_top1"), model.colour)]
         ),
-        figures.curves(
+        charts.curves(
             f"{model.title}: learning rate", "rate at the epoch's end", [Line("", history.column("lr"), "muted")]
         ),
     ]
@@ -134,7 +139,7 @@ def _losses(history: History, colour: str) -> list[Line]:
     """Training loss, its two parts where there are two, and validation loss."""
     return [
         Line("training", history.column("loss"), "muted"),
-        Line("from labels", history.column("base"), "muted", ":"),
-        Line("from the teacher", history.column("distillation"), "teacher", ":"),
+        Line("from labels", history.column("base"), "muted", (2, 3)),
+        Line("from the teacher", history.column("distillation"), "teacher", (2, 3)),
         Line("validation", history.column("val_loss"), colour),
     ]

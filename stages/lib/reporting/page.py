@@ -1,14 +1,16 @@
 """The page: what happened from raw images to a distilled transformer, in the order of the pipeline."""
 
-from collections.abc import Sequence
+import base64
+import hashlib
 
 from stages.lib.params.report import Report
 from stages.lib.params.sets import Sets
-from stages.lib.reporting import gates, how, markup, models, results, sets, style, tables
+from stages.lib.reporting import diagram, gates, how, library, markup, models, results, sets, style, tables
 from stages.lib.reporting.inputs import Folder
-from stages.lib.reporting.material import Material, Model, gather
+from stages.lib.reporting.material import Material, gather
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the browser, too, may fetch nothing
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{hash}'"
+"""The browser, too, may fetch nothing and run nothing but the one script whose hash stands here; no eval."""
 
 
 def page(report: Report, roles: Sets, folder: Folder) -> str:
@@ -22,45 +24,21 @@ def page(report: Report, roles: Sets, folder: Folder) -> str:
             markup.element("footer", FOOTER),
         ]
     )
+    script = library.bundle()
+    policy = POLICY.format(hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><link rel="icon" href="data:,">'
         f"<title>{markup.text(report.title)}</title><style>{style.sheet()}</style>"
     )
+    body += f'<script type="module">{script}</script>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 
 def header(found: Material) -> str:
     """Title, the result in a sentence, a tile a model, and the pipeline."""
     title = markup.element("h1", markup.text(found.report.title))
-    return title + results.lead(found) + results.tiles(found) + strip(found)
-
-
-def strip(found: Material) -> str:
-    """The pipeline as a row of links, each with how far it got."""
-    steps = [
-        ("Images", "data", "muted", gates.state(found, gates.of_sets(found, "manifest"))),
-        ("Shards", "gates", "muted", gates.state(found, gates.of_sets(found, "shards"))),
-        *(
-            (model.title, model.name, model.colour, gates.state(found, [f"model-{model.name}"]))
-            for model in found.trained()
-        ),
-        ("Transfer", "transfer", "transfer", _measured(found.transferred())),
-        ("Evaluation", "results", "ink", _measured([model for model in found.trained() if model.name != "mae"])),
-    ]
-    items = "".join(
-        markup.element("li", markup.element("a", title + state, href=f"#{place}", style=f"--hue:var(--{hue})"))
-        for title, place, hue, state in steps
-    )
-    return markup.element("nav", markup.element("ol", items, class_="strip"), aria_label="The pipeline")
-
-
-def _measured(models: Sequence[Model]) -> str:
-    """How many of some models have metrics, in a word."""
-    count = sum(model.metrics is not None for model in models)
-    if not count:
-        return markup.element("small", "absent", class_="muted")
-    return markup.element("small", "✓ measured" if count == len(models) else "measured in part", class_="good")
+    return title + results.lead(found) + results.tiles(found) + diagram.picture(found)
 
 
 def sources(found: Material) -> str:

@@ -10,7 +10,7 @@ def picture(folder: Folder, name: str, caption: str, alternative: str) -> str:
     """samples/<name>.png with its caption, or a sentence that it is not there."""
     image = folder.picture(name)
     if image is None:
-        return markup.absent(f"There is no {markup.code(folder.label(f'samples/{name}.png'))}.")
+        return markup.missing(folder.label(f"samples/{name}.png"))
     times = max(1, SMALL // image.width)
     tag = (
         f'<img src="{image.address}" width="{image.width * times}" height="{image.height * times}"'

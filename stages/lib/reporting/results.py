@@ -1,7 +1,7 @@
 """What came of it: the result in a sentence, a tile a model, all models side by side, and where each errs."""
 
-from stages.lib.reporting import figures, markup, mistakes, tables
-from stages.lib.reporting.figures import Mark
+from stages.lib.reporting import charts, markup, mistakes, tables
+from stages.lib.reporting.charts import Mark
 from stages.lib.reporting.inputs import Record
 from stages.lib.reporting.material import Material, Model
 from stages.lib.reporting.sources import Fact
@@ -68,7 +68,7 @@ def results(found: Material) -> str:
     marks = [mark for model, metrics in measured for mark in _marks(model, metrics)]
     files = ", ".join(metrics.file for _, metrics in measured)
     caption = "Filled: the model's own answer. Hollow: one of its heads. Lines: 95 % intervals."
-    plot = markup.figure(figures.accuracies(marks), caption, files, "plot")
+    plot = markup.figure(charts.accuracies(marks), caption, files, "plot")
     return markup.section("results", "Every model side by side", intro + table + plot)
 
 
@@ -79,7 +79,7 @@ def _marks(model: Model, metrics: Record) -> list[Mark]:
     for head in dict.fromkeys([own, *tables.TOPS]):
         value = metrics.number(f"heads.{head}.top1")
         if value is not None and 0 <= value <= 100 and images:
-            label = model.title if head == own else tables.TOPS[head].lower()
+            label = model.title if head == own else f"{model.title}, {tables.TOPS[head].lower()}"
             marks.append(Mark(label, value, tables.interval(value, images), model.colour, head == own))
     return marks
 

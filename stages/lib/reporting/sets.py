@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stages.lib.reporting import markup, pictures
+from stages.lib.reporting import charts, markup, pictures
 from stages.lib.reporting.inputs import Record
 from stages.lib.reporting.material import Material
 
@@ -39,7 +39,7 @@ STORED = {
     "crop_psnr_db.mean": "PSNR of a training crop against the same crop of the original, dB, mean",
     "crop_psnr_db.p5": "the crop's fifth percentile",
 }
-LISTED = 25  # classes listed with their images; more would bury the page
+NAMED = 30  # images named that could not be decoded; the file names them all
 
 
 def section(found: Material) -> str:
@@ -52,15 +52,11 @@ def _one(found: Material, name: str) -> str:
     heading = markup.element("h3", f'{markup.name(name)} <span class="muted">{part}</span>')
     details = found.gates[f"manifest-{name}"]
     numbers = counts(found, details) if details else markup.absent("Its manifest has not been through its gate yet.")
-    rejected = markup.code(found.folder.label(f"manifest/{name}-rejected.csv"))
     caption = "Training images, chosen by the hash of their content."
     sheet = pictures.picture(found.folder, name, caption, f"Contact sheet: training images of {name} in a grid")
-    note = markup.element(
-        "p", f"Images that could not be decoded are listed with the reason in {rejected}.", class_="note"
-    )
     numbers += kept(found, name)
-    right = markup.element("div", sheet + (classes(details) if details else "") + note)
-    return heading + markup.grid([numbers, right], "two")
+    right = markup.element("div", sheet + (classes(details, name) if details else "") + quarantined(found, name))
+    return heading + markup.grid([markup.element("div", numbers), right], "two")
 
 
 def counts(found: Material, details: Record) -> str:
@@ -80,19 +76,31 @@ def kept(found: Material, name: str) -> str:
     )
 
 
-def classes(details: Record) -> str:
-    """Images by class and split, of a set with few classes; "" for one with many."""
-    rows = _listed(details)
-    names = list(dict.fromkeys(str(row["class_name"]) for row in rows))
-    if not 0 < len(names) <= LISTED:
+def classes(details: Record, name: str) -> str:
+    """Images by class and split as far as the gate lists them; "" where it lists none."""
+    rows = [(str(row["class_name"]), str(row["split"]), int(row["images"])) for row in _listed(details)]
+    if not rows:
         return ""
-    splits = list(dict.fromkeys(str(row["split"]) for row in rows))
-    images = {(str(row["class_name"]), str(row["split"])): row["images"] for row in rows}
-    lines = [
-        [markup.text(split), *(markup.text(images.get((name, split), markup.DASH)) for name in names)]
-        for split in splits
-    ]
-    return markup.table("Images by split and class.", ["Split", *map(markup.name, names)], lines, details.file)
+    chart = charts.balance(rows, f"Images by class and split of {name}")
+    return markup.figure(chart, "Class balance: a model learns what it sees often.", details.file)
+
+
+def quarantined(found: Material, name: str) -> str:
+    """What was kept out: images that could not be decoded, with the reason. Of a transfer set, where that stands."""
+    file = f"manifest/{name}-rejected.csv"
+    where = f"Images that could not be decoded are listed with the reason in {markup.code(found.folder.label(file))}."
+    if name != found.sets.main:
+        return markup.element("p", where, class_="note")
+    rows = found.folder.table(file, ["member", "reason"])
+    if rows is None:
+        return markup.missing(found.folder.label(file))
+    if not rows:
+        return markup.element("p", f"Quarantine is empty: every image could be decoded. {where}", class_="note")
+    told = [[markup.name(row["member"]), markup.text(row["reason"])] for row in rows[:NAMED]]
+    more = "" if len(rows) <= NAMED else f" The first {NAMED} of {len(rows):,}."
+    return markup.table(
+        f"In quarantine: images that could not be decoded.{more}", ["File", "Why"], told, found.folder.label(file)
+    )
 
 
 def _listed(details: Record) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.lib.reporting import markup
+from stages.lib.reporting import commands, markup
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,24 @@ class Ledger:
             ]
             for title, fact in found
         ]
-        files = " ".join(markup.code(file) for file in dict.fromkeys(fact.file for _, fact in found))
-        source = markup.element("span", f"Source: {files}", class_="source")
+        source = markup.origin(", ".join(dict.fromkeys(fact.file for _, fact in found)))
         return markup.table(f"{caption} {source}", ["What", "Value", "Place"], rows, class_="facts placed")
 
     def listing(self) -> str:
-        """The list: number, file, place in it, value in full."""
+        """The list: number, file, place in it, value in full, and what makes the file; a field above it finds lines."""
         rows = [
             [
                 markup.element("span", str(number), id=f"s{number}"),
                 markup.code(fact.file),
                 markup.place(fact.key),
                 markup.code(fact.value),
+                markup.code(commands.command(fact.file)),
             ]
             for number, fact in self.cited.values()
         ]
-        return markup.table(
-            "Every number cited above, in the order of the page.", ["No.", "File", "Place", "Value in full"], rows
-        )
+        head = ["No.", "File", "Place", "Value in full", "Command"]
+        table = markup.table("Every number cited above, in the order of the page.", head, rows)
+        return markup.findable("Find a number", table)
 
 
 ABSENT = '<span class="none" title="not in the file">not measured</span>'

@@ -13,6 +13,10 @@ HUES = {  # name: (on white, on black)
     "transfer": ("#b0316f", "#ee86b6"),
     "good": ("#17753f", "#5fd08f"),
     "bad": ("#b42318", "#ff8d80"),
+    "right": ("#1f63c4", "#74aaf5"),
+    "wrong": ("#d65414", "#ff9b61"),
+    "published": ("#7a8592", "#8d98a5"),
+    "robust": ("#8a6d00", "#e0c04a"),
 }
 RIGHT, WRONG = "31 99 196", "214 84 20"  # hues of the confusion matrix, readable on both papers
 
@@ -33,7 +37,8 @@ def sheet() -> str:
 
 RULES = """
 *{box-sizing:border-box}
-html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
+html{-webkit-text-size-adjust:100%}
+@media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
 header,main,footer{max-width:68rem;margin:0 auto;padding:0 1.25rem}
 header{padding-top:2.5rem}
@@ -46,7 +51,7 @@ p{margin:.4rem 0 .8rem;max-width:44rem}
 .lead{font-size:1.15rem;line-height:1.5;max-width:50rem}
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:1rem;background:var(--paper)}
 a{color:inherit;text-decoration-color:var(--muted);text-underline-offset:.15em}
-a:focus-visible,summary:focus-visible,.wide:focus-visible{outline:2px solid var(--student);outline-offset:2px}
+:is(a,summary,.wide,button,input,select):focus-visible{outline:2px solid var(--student);outline-offset:2px}
 .n{text-decoration:underline dotted;text-decoration-thickness:1px;text-decoration-color:var(--muted);
 white-space:nowrap;font-variant-numeric:tabular-nums}
 .n:hover{text-decoration-style:solid}
@@ -58,9 +63,8 @@ pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;paddi
 .source{font-size:.92em}
 .absent{border-left:3px solid var(--line);padding-left:.8rem}
 .name{overflow-wrap:break-word}td .name{overflow-wrap:anywhere}
-.strip{list-style:none;display:flex;flex-wrap:wrap;gap:.5rem 1.35rem;padding:0;margin:1.6rem 0}
-.strip li{position:relative;flex:1 1 6.2rem;min-width:6.2rem}
-.strip li+li::before{content:"\\2192";position:absolute;left:-1.12rem;top:.85rem;color:var(--muted)}
+.pipeline{position:relative;margin:1.6rem 0}.pipeline svg{display:none}
+.strip{list-style:none;display:grid;grid-template-columns:1fr 1fr;gap:.6rem;padding:0;margin:0}
 .strip a{display:block;height:100%;padding:.5rem .6rem;border:1px solid var(--line);
 border-top:3px solid var(--hue,var(--muted));border-radius:6px;background:var(--panel);
 text-decoration:none;font-weight:600;font-size:.88rem;line-height:1.25}
@@ -80,11 +84,33 @@ text-decoration:none;font-weight:600;font-size:.88rem;line-height:1.25}
 figure{margin:.8rem 0 1.2rem;min-width:0}
 figcaption,caption{font-size:.84rem;line-height:1.4;text-align:left}
 figcaption{margin-top:.4rem;max-width:44rem}
-figure svg{display:block;width:100%;height:auto;overflow:visible}
-svg *{stroke-linejoin:round;stroke-linecap:butt}
 figure img{display:block;max-width:100%;height:auto;border:1px solid var(--line);background:#fff}
 img.small{image-rendering:pixelated}
-.plot svg{max-width:32rem}
+.chart{min-width:0;margin:.4rem 0}
+.canvas{min-height:5rem;max-width:46rem}.canvas svg{display:block;overflow:visible}
+.chart details{border:0;padding:0;margin:.2rem 0;font-size:.84rem;color:var(--muted)}
+.chart details[open]>summary{border:0;margin:0}
+.chart details .wide{max-height:24rem;overflow:auto}
+#vg-tooltip-element{position:fixed;z-index:9;visibility:hidden;pointer-events:none;padding:.45rem .6rem;border-radius:6px;
+background:var(--panel);color:var(--ink);border:1px solid var(--line);box-shadow:0 2px 10px rgb(0 0 0/.18);font-size:.8rem}
+#vg-tooltip-element.visible{visibility:visible}#vg-tooltip-element td{border:0;padding:.05rem .5rem .05rem 0}
+#vg-tooltip-element td.key{color:var(--muted);text-align:right}#vg-tooltip-element h2{border:0;margin:0;padding:0;font-size:.85rem}
+[hidden]{display:none!important}
+.controls{display:flex;flex-wrap:wrap;gap:.4rem 1.2rem;align-items:center;margin:.5rem 0;font-size:.88rem}
+.controls label{display:inline-flex;gap:.5rem;align-items:center}
+select,input[type=search]{font:inherit;color:inherit;background:var(--paper);border:1px solid var(--muted);border-radius:5px;
+padding:.15rem .4rem}input[type=range]{width:min(22rem,55vw);accent-color:var(--mae)}
+output{font-variant-numeric:tabular-nums;min-width:3.5rem}
+th button{font:inherit;color:inherit;background:none;border:0;padding:0;text-align:inherit;cursor:pointer}
+th button::after{content:" \\2195";opacity:.45}
+th[aria-sort=ascending] button::after{content:" \\2191";opacity:1}
+th[aria-sort=descending] button::after{content:" \\2193";opacity:1}
+.album{list-style:none;display:grid;grid-template-columns:repeat(auto-fill,minmax(6.4rem,1fr));gap:.6rem;padding:0;margin:.6rem 0}
+.album li{border:1px solid var(--line);border-radius:6px;padding:.3rem;font-size:.76rem;line-height:1.3;background:var(--panel);
+overflow-wrap:anywhere}.album li.wrong{border-color:var(--bad)}
+.album i{display:block;width:100%;aspect-ratio:1;border-radius:3px;margin-bottom:.25rem;background-image:var(--sprite);
+background-size:1200% auto;background-repeat:no-repeat;background-color:#fff}
+.album.small i,.slide img{image-rendering:pixelated}
 .wide{overflow-x:auto;margin:.6rem 0 1.2rem}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 caption{padding:0 0 .35rem}.wide caption{max-width:min(44rem,90vw)}
@@ -112,9 +138,14 @@ tbody th{white-space:nowrap}.checks{width:100%}.checks tbody th{white-space:norm
 details{border:1px solid var(--line);border-radius:6px;margin:.5rem 0;padding:0 .9rem;min-width:0}
 summary{cursor:pointer;padding:.45rem 0;font-weight:500}
 details[open]>summary{border-bottom:1px solid var(--line);margin-bottom:.6rem}
+@media (min-width:56rem){
+.pipeline svg{display:block;position:absolute;inset:0;width:100%;height:100%}
+.pipeline path{fill:none;stroke:var(--muted);stroke-width:1.6;vector-effect:non-scaling-stroke;opacity:.55}
+.strip{grid-template-columns:repeat(6,1fr);grid-template-rows:repeat(3,1fr);gap:0;position:relative}
+.strip li{grid-area:var(--row)/var(--column);padding:.4rem .8rem;display:grid;align-items:center}
+.strip a{height:auto}}
 @media (max-width:36rem){
 body{font-size:15px}header{padding-top:1.4rem}
-.strip li{flex-basis:42%}.strip li:nth-child(odd)::before{display:none}
 table{font-size:.84rem}th,td{padding-right:.45rem}
 .placed th:last-child,.placed td:last-child{display:none}.tiles{grid-template-columns:1fr 1fr}}
 @media print{

@@ -89,8 +89,11 @@ def spread(metrics: Record, ledger: Ledger) -> str:
     top1, images = metrics.number(f"heads.{answer(metrics)}.top1"), metrics.number("images")
     if top1 is None or not 0 <= top1 <= 100 or not images or images < 0:
         return ABSENT
-    low, high = interval(top1, images)
-    how = f"Wilson interval of heads.{answer(metrics)}.top1 and images"
+    low, high = (metrics.number(f"heads.{answer(metrics)}.top1_{end}") for end in ("low", "high"))
+    how = f"heads.{answer(metrics)}.top1_low and top1_high, a bootstrap over images"
+    if low is None or high is None:  # metrics from before intervals were measured
+        low, high = interval(top1, images)
+        how = f"Wilson interval of heads.{answer(metrics)}.top1 and images"
     return ledger.worked_out(f"{low:.1f} to {high:.1f} %", metrics.file, how)
 
 

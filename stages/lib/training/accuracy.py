@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from stages.lib.core.outcome import Refusal
+from stages.lib.data import chance
+from stages.lib.training import calibration
 
 TOP = 5
 AGREEING = ("class", "dist", "fused_logits")
@@ -88,12 +90,21 @@ def agreement(heads: dict[str, Judged]) -> dict[str, float]:
     }
 
 
+def share(name: str, right: np.ndarray) -> dict[str, float]:
+    """A share of bool[N] in percent as <name>, and its 95 % bootstrap interval over images as <name>_low and <name>_high."""
+    low, high = chance.bootstrap(int(right.sum()), len(right))
+    return {name: 100 * float(right.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
 def head_metrics(judged: Judged, labels: np.ndarray, classes: int) -> dict[str, float]:
-    """top1, top5 (only where there are more than 5 classes) and mean_per_class in percent, nll in nats an image."""
+    """top1 and top5 (only where there are more than 5 classes) with their intervals, mean_per_class and ece in percent, nll in
+    nats an image."""
+    right = judged.predicted == labels
     percent = {
-        "top1": percent_equal(judged.predicted, labels),
-        **({"top5": 100 * float(judged.in_top5.mean())} if classes > TOP else {}),
+        **share("top1", right),
+        **(share("top5", judged.in_top5) if classes > TOP else {}),
         "mean_per_class": mean_per_class(judged.predicted, labels, classes),
+        "ece": calibration.expected_error(judged.probability, right),
     }
     rounded = {name: round(value, DECIMALS_PERCENT) for name, value in percent.items()}
     return {**rounded, "nll": round(float(judged.nll.mean()), DECIMALS_NATS)}

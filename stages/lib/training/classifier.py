@@ -59,12 +59,13 @@ def train(
     watch: Watch,
     settle: Callable[[], None] | None = None,
     answers: "Callable[[int, np.ndarray], Answers] | None" = None,
+    shown: np.ndarray | None = None,
 ) -> list[Row]:
     """Train `network`, which lies in `objective`, in place; leave the selected weights in it; returns the history.
 
     logits: f32[B, 3, H, W] -> f32[B, classes], what validation measures.
     settle: called after the passes of each step, before the optimizer. answers: (epoch, positions i64[b]) -> what a teacher
-    said of those views; they come with the batches.
+    said of those views; they come with the batches. shown: u8[H, W, 3], views for TensorBoard.
     """
     views = cfg.views
     depth = len(blocks) if isinstance(blocks := getattr(network, "blocks", None), nn.Sequential) else 0  # 0: a convnet
@@ -89,8 +90,11 @@ def train(
     )
 
     preparation = Preparation(views.image_size, cfg.crop_pct)
+    journal = Journal(run, title, plan.steps, system.log_seconds)
 
-    def look(_: int) -> Row:
+    def look(step: int) -> Row:
+        if shown is not None:
+            journal.picture(step, "views", shown)
         with autocast(next(objective.parameters()).device, cfg.precision):
             return validate(objective, logits, material, preparation, system.workers)
 
@@ -99,7 +103,7 @@ def train(
         plan,
         lambda first, last: batches(stream, first, last, ranks.current(), system.workers, system.prefetch),
         Keeper(run.folder, system.checkpoint_seconds, system.keep_checkpoints),
-        Journal(run, title, plan.steps, system.log_seconds),
+        journal,
         look,
         watch,
         stream.meter,

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from stages.lib.core import ranks
 from stages.lib.core.outcome import Refusal
+from stages.lib.data import stamp
 from stages.lib.data.each_once import each_once
 from stages.lib.data.index import Index
 from stages.lib.data.preparation import Preparation, preparation_of
 from stages.lib.data.shards import ShardReader
-from stages.lib.models import deit, folder
+from stages.lib.data.stamp import Stamp
+from stages.lib.models import deit, flops, folder
 from stages.lib.params.system import System
 from stages.lib.training import processes
 from stages.lib.training.accuracy import Tally
@@ -33,6 +35,9 @@ class Measured:
     index: Index
     preparation: Preparation
     parameters: int
+    macs: int
+    """Multiply-accumulates of one image's forward."""
+    stamp: Stamp
     tally: Tally
 
     def metrics(self) -> dict[str, Any]:
@@ -45,6 +50,8 @@ class Measured:
             "classes": len(self.index.classes),
             "image_size": self.preparation.size,
             "parameters": self.parameters,
+            "macs": self.macs,
+            "stamp": self.stamp,
             **self.tally.metrics(),
         }
 
@@ -65,6 +72,7 @@ def examine(
     network, config = folder.load(path)
     fits(config, index, path)
     preparation = preparation_of(config["pretrained_cfg"], path / folder.CONFIG)
+    macs, made_from = flops.counted_macs(network, preparation.size), stamp.of(path, index.path)
     device = device_of(system)
     network.to(device)
     tally, rows, rank = Tally(len(index.classes)), [], ranks.current() if shared else ranks.Rank()
@@ -74,7 +82,8 @@ def examine(
     if shared:
         tally.batches, rows = processes.gathered(tally.batches), processes.gathered(rows)
     assert np.array_equal(np.concatenate(rows), np.arange(len(index))), "an image was left out or came twice"
-    return Measured(path.name, index, preparation, sum(p.numel() for p in network.parameters()), tally)
+    parameters = sum(p.numel() for p in network.parameters())
+    return Measured(path.name, index, preparation, parameters, macs, made_from, tally)
 
 
 def heads(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
