@@ -20,7 +20,7 @@ from stages.lib.data.index import read_index
 from stages.lib.data.preparation import preparation_of
 from stages.lib.data.shards import ShardReader
 from stages.lib.models import deit, folder
-from stages.lib.params.everything import Everything
+from stages.lib.params.system import System
 from stages.lib.training import measure
 
 HEADS = ("class", "dist", "fused_logits")
@@ -56,7 +56,7 @@ def run(work: Path, model: str, set_name: str, teacher: bool) -> dict[str, Any]:
 def predicted(work: Path, model: str, set_name: str, split: str) -> pa.Table:
     """Predictions of a transferred model, which stage transfer measures and does not keep."""
     index = read_index(work / f"data/index/{set_name}.parquet", split)
-    system = load.whole(Everything, work / "params.yaml").system
+    system = System.model_validate(load.parse((work / "params.yaml").read_text())["system"])
     shards = work / f"data/shards/{set_name}"
     measured = measure.examine(work / f"data/models/{model}", index, shards, 256, system, shared=False)
     heads = {f"{head}_top1": judged.predicted for head, judged in measured.tally.heads().items()}
