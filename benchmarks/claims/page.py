@@ -63,6 +63,8 @@ def _section(claim: Claim) -> Iterator[str]:
         return
     yield "\n".join(_recipes(claim, runs))
     yield "\n".join(_contrasts(claim, runs))
+    if apart := _disagreements(runs):
+        yield apart
     if layers := _cosines(runs):
         yield layers
     if claim is EFFICIENCY:
@@ -133,6 +135,22 @@ def _estimate(values: Sequence[float]) -> str:
         return "not measured"
     interval = verdict.over_seeds(np.array(values))
     return f"{statistics.mean(values):.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+
+
+def _disagreements(runs: Sequence[dict[str, Any]]) -> str:
+    """How often each head's answer is another than the teacher's, where a claim asks the teacher."""
+    asked = [run for run in runs if run["variant"] in ("none", "soft", "hard") and "teacher_top1" in run["numbers"]]
+    if not asked:
+        return ""
+    found = []
+    for variant, head in sorted({(run["variant"], head) for run in asked for head in run["heads"]}):
+        values = [run["numbers"][f"{head}_teacher"] for run in asked if run["variant"] == variant]
+        found.append(f"{variant} {head} {statistics.mean(values):.2f}")
+    return (
+        f"The teacher is right on {asked[0]['numbers']['teacher_top1']:.2f} % of the test images. Percent on which a head says "
+        f"something else than the teacher, mean over seeds: {', '.join(found)}. DeiT Table 4, in percent: no distillation 13.3, "
+        "class 11.2, distillation 10.0, both 10.2."
+    )
 
 
 def _cosines(runs: Sequence[dict[str, Any]]) -> str:
