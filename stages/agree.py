@@ -43,8 +43,10 @@ def main() -> None:
     with files.replace(OUT) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n")
     for name in STUDENTS:
-        shares = ", ".join(f"{pair.replace('_', ' and ', 1)} {value:.2f} %" for pair, value in values[name].items())
-        log.info("%s disagrees: %s", name, shares)
+        shares = ", ".join(
+            f"{head} {values[name][f'teacher_{head}']:.2f} %" for head in HEADS if head in found[name].heads
+        )
+        log.info("images on which the teacher and the %s disagree: %s", name, shares)
         if words := heads_swapped(teacher, found[name]):
             log.warning("%s: %s", name, words)
 

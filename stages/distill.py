@@ -107,7 +107,8 @@ def main() -> None:
 def fresh_student(cfg: Train, classes: int) -> VisionTransformer:
     """The student before its first step: from nothing, or from the MAE encoder."""
     torch.manual_seed(cfg.views.seed)
-    student = deit.create(cfg.model, cfg.views.image_size, classes, cfg.distill != "none", cfg.drop_path)
+    distilled = cfg.distill != "none"
+    student = deit.create(cfg.model, cfg.views.image_size, classes, distilled, cfg.drop_path, cfg.drop_path_shape)
     if cfg.init == "mae":
         deit.from_mae(student, folder.state(ENCODER))
     deit.fresh_heads(student, classes, cfg.head_std, torch.Generator().manual_seed(cfg.views.seed))

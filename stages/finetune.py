@@ -50,7 +50,8 @@ def main() -> None:
         train = part(read_index(index_path, "train"), data.subset)
         material = Material(train, read_index(index_path, "val"), shards)
         student, _ = folder.load(STUDENT)
-        larger = deit.enlarge(student, cfg.views.image_size, cfg.drop_path if cfg.mode == "train" else 0.0)
+        dropped = cfg.drop_path if cfg.mode == "train" else 0.0
+        larger = deit.enlarge(student, cfg.views.image_size, dropped, cfg.drop_path_shape)
         classes = material.train.classes
         teacher = teaching.load(TEACHER, classes, normalisation.root) if kind != "none" else None
         objective = recipe(larger, teacher, kind, cfg, len(classes), teacher_precision=cfg.precision).to(device)

@@ -22,17 +22,20 @@ from stages.lib.core.signals import Watch
 from stages.lib.data import order, tiles
 from stages.lib.data.batch import Batch
 from stages.lib.data.batches import Stream, batches
+from stages.lib.data.colour import apply_changes
 from stages.lib.data.crop import Frame, evaluation
 from stages.lib.data.each_once import each_once
 from stages.lib.data.first_images import first_images
 from stages.lib.data.index import Index, read_index
 from stages.lib.data.mae_view import mae_view
+from stages.lib.data.masking import Noise, noise_of
 from stages.lib.data.normalise import normalise
 from stages.lib.data.published import shards_of
+from stages.lib.data.randomness import Purpose, generator
 from stages.lib.data.shards import ShardReader
 from stages.lib.data.subset import part
 from stages.lib.models import architecture, flops, folder
-from stages.lib.models.mae import MAE
+from stages.lib.models.mae import MAE, visible
 from stages.lib.models.mae_features import class_token
 from stages.lib.models.mae_flops import mae_macs
 from stages.lib.models.precision import autocast
@@ -126,12 +129,19 @@ def stream_of(cfg: Pretrain, index: Index, reader: ShardReader) -> Stream:
         index=index,
         reader=reader,
         order=epoch_order,
-        view=mae_view(cfg.scale, cfg.ratio, cfg.hflip, cfg.image_size),
+        view=mae_view(cfg),
+        augment=apply_changes,
         size=cfg.image_size,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
-        patches=(cfg.image_size // cfg.model.patch_size) ** 2,
+        noise=masking(cfg),
     )
+
+
+def masking(cfg: Pretrain) -> Noise:
+    """The numbers by which an image's patches are hidden."""
+    side = cfg.image_size // cfg.model.patch_size
+    return noise_of(cfg.masking, side, visible(side * side, cfg.mask_ratio))
 
 
 def examine(
@@ -190,8 +200,9 @@ def frame_of(cfg: Pretrain) -> Callable[[int, int], Frame]:
 
 def with_noise(batch: Batch, cfg: Pretrain) -> Batch:
     """The batch with a masking noise that depends on the image's row alone."""
-    patches = (cfg.image_size // cfg.model.patch_size) ** 2
-    return replace(batch, noise=painting.noise_of(batch.positions.tolist(), cfg.seed, patches))
+    draw, rows = masking(cfg), batch.positions.tolist()
+    noise = np.stack([draw(generator(cfg.seed, 0, row, Purpose.NOISE)) for row in rows])
+    return replace(batch, noise=torch.from_numpy(noise))
 
 
 def save(mae: MAE, cfg: Pretrain) -> None:

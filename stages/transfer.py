@@ -42,7 +42,7 @@ def main() -> None:
         device = machine.prepare(run, system)
         material = Material(read_index(index_path, "train"), read_index(index_path, "val"), shards)
         classes = material.train.classes
-        student = deit.enlarge(folder.load(origin)[0], cfg.views.image_size, cfg.drop_path)
+        student = deit.enlarge(folder.load(origin)[0], cfg.views.image_size, cfg.drop_path, cfg.drop_path_shape)
         deit.fresh_heads(student, len(classes), cfg.head_std, torch.Generator().manual_seed(cfg.views.seed))
         objective = Classify(student, deit.mean_logits, len(classes), cfg.label_smoothing).to(device)
         transformer_kernels.prepare_classifier(run, student, cfg, system)

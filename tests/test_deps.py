@@ -134,6 +134,7 @@ def test_carriers__exist_and_no_stage_declares_them_or_where_shards_lie() -> Non
         "finetune",
         "transfer",
         "evaluate",
+        "robust",
         "export",
         "export-mae",
     }

@@ -21,7 +21,6 @@ import torch
 
 from stages import agree, export, report
 from stages.lib.core.outcome import Refusal
-from stages.lib.reporting import figures
 from tests import test_evaluate as small
 
 VAL = small.COUNTS["val"]
@@ -251,7 +250,6 @@ def reported(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"sets: {{main: {small.SET}, transfer: []}}\nreport: {{title: T, worst_classes: 0}}\n"
     )
     monkeypatch.setattr(sys, "argv", ["report"])
-    monkeypatch.setattr(figures, "_draw", lambda *_: "<svg></svg>")
     report.main()
     return project
 

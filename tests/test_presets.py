@@ -21,6 +21,8 @@ NAMES = {
     "imagenet-deit-tiny",
     "imagenet-deit-small",
     "imagenet-deit-base",
+    "imagenet-deit3-small",
+    "imagenet-deit3-base",
     "imagenet-mae-base",
     "imagenet-mae-large",
     "imagenet-mae-huge",
@@ -154,6 +156,62 @@ MAE: dict[str, tuple[Any, str]] = {
 }
 
 
+README = "README_revenge.md"
+DEIT_3: dict[str, tuple[Any, str]] = {
+    "train.distill": ("none", README),
+    "train.teacher": ("none", ""),
+    "train.loss": ("bce", README),
+    "train.label_smoothing": (0.0, README),
+    "train.drop_path_shape": ("constant", "models_v2.py"),
+    "train.crop_pct": (1.0, README),
+    "train.model.layer_scale": (1e-4, "models_v2.py"),
+    "train.model.class_position": (False, "models_v2.py"),
+    "train.views.epochs": (800, README),
+    "train.views.batch_size": (2048, README),
+    "train.views.replicas": (8, README),
+    "train.views.repeats": (3, README),
+    "train.views.crop": ("random-resized", README),
+    "train.views.randaugment": ("none", README),
+    "train.views.three_augment": (True, README),
+    "train.views.color_jitter": (0.3, README),
+    "train.views.erase": (0.0, README),
+    "train.views.mixup": (0.8, README),
+    "train.views.cutmix": (1.0, README),
+    "train.optimizer.name": ("lamb", README),
+    "train.optimizer.lr_per": (0, README),
+    "train.optimizer.weight_decay": (0.05, README),
+    "train.optimizer.eps": (1e-8, "deit/main.py"),
+    "train.optimizer.clip_norm": (1.0, "max_grad_norm"),
+    "train.schedule.kind": ("deit-epoch", "deit/main.py"),
+    "train.schedule.warmup_epochs": (5, README),
+    "train.schedule.min_lr": (1e-5, "deit/main.py"),
+    "train.schedule.warmup_lr": (1e-6, "deit/main.py"),
+    "finetune.mode": ("train", "DeiT issue #167"),
+    "finetune.loss": ("ce", README),
+    "finetune.label_smoothing": (0.1, README),
+    "finetune.views.epochs": (20, README),
+    "finetune.views.batch_size": (512, README),
+    "finetune.views.order": ("permutation", README),
+    "finetune.views.randaugment": ("rand-m9-mstd0.5-inc1", README),
+    "finetune.views.erase": (0.0, README),
+    "finetune.optimizer.name": ("adamw", README),
+    "finetune.optimizer.lr": (1e-5, README),
+    "finetune.optimizer.lr_per": (0, README),
+    "finetune.optimizer.weight_decay": (0.1, README),
+    "finetune.schedule.min_lr": (1e-5, "deit/main.py"),
+}
+
+
+def third(lr: float, drop_path: float, size: int, larger: int, dropped: float) -> dict[str, tuple[Any, str]]:
+    return {
+        "train.optimizer.lr": (lr, README),
+        "train.drop_path": (drop_path, README),
+        "train.views.image_size": (size, README),
+        "finetune.views.image_size": (larger, README),
+        "finetune.drop_path": (dropped, README),
+    }
+
+
 def vit(source: str, patch: int, width: int, depth: int, heads: int) -> dict[str, tuple[Any, str]]:
     sizes = {"patch_size": patch, "width": width, "depth": depth, "heads": heads}
     return {f"train.model.{key}": (value, source) for key, value in sizes.items()}
@@ -186,6 +244,16 @@ PUBLISHED = {
     "imagenet-deit-tiny": {**DEIT, **PRETRAIN, **vit("DeiT Table 1", 16, 192, 12, 3), **dealt(4)},
     "imagenet-deit-small": {**DEIT, **PRETRAIN, **vit("DeiT Table 1", 16, 384, 12, 6), **dealt(4)},
     "imagenet-deit-base": {**DEIT, **PRETRAIN, **vit("DeiT Table 1", 16, 768, 12, 12), **dealt(16)},
+    "imagenet-deit3-small": {
+        **DEIT_3,
+        **vit("models_v2.py", 16, 384, 12, 6),
+        **third(4e-3, 0.05, 224, 384, 0.0),
+    },
+    "imagenet-deit3-base": {
+        **DEIT_3,
+        **vit("models_v2.py", 16, 768, 12, 12),
+        **third(3e-3, 0.2, 192, 224, 0.2),
+    },
     "imagenet-mae-base": {
         **MAE,
         **vit("models_vit.py", 16, 768, 12, 12),
@@ -337,6 +405,12 @@ def test_versions__are_those_installed_and_locked(path: Path) -> None:
 def test_preset__stores_original_images_and_says_so(path: Path) -> None:
     """A declared key with a default: DVC wants it written down."""
     assert load.parse(path.read_text())["shard"]["store"] == "original"
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=lambda path: path.stem)
+def test_preset__names_its_robustness_sets(path: Path) -> None:
+    """dvc.yaml has a stage for each: without the key DVC would stumble, though the schema has a default."""
+    assert load.parse(path.read_text())["sets"]["robust"] == []
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

@@ -15,6 +15,7 @@ from stages.lib.data.batch import Batch
 from stages.lib.data.batches import batches
 from stages.lib.data.classifier_stream import stream_of
 from stages.lib.data.index import read_index
+from stages.lib.data.masking import noise_of
 from stages.lib.data.pixels import classifier_pixels
 from stages.lib.data.shards import ShardReader
 from stages.lib.params.views import Views
@@ -38,7 +39,7 @@ STEPS = 11  # over an epoch's border: 432 training images make 9 steps
 def stream(project: Path, views: Views = VIEWS):  # type: ignore[no-untyped-def]
     index = read_index(project / f"data/index/{SET}.parquet", "train")
     return dataclasses.replace(
-        stream_of(views, index, ShardReader(index, project / f"data/shards/{SET}"), 4), patches=16
+        stream_of(views, index, ShardReader(index, project / f"data/shards/{SET}"), 4), noise=noise_of("random", 4, 4)
     )
 
 

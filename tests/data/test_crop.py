@@ -10,12 +10,30 @@ from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms as tv
 
-from stages.lib.data.crop import Box, Frame, evaluation, framed, padded, planes, random_resized, random_resized_box
+from stages.lib.core import load
+from stages.lib.data.crop import (
+    Box,
+    Frame,
+    evaluation,
+    fixed_size,
+    framed,
+    padded,
+    planes,
+    random_resized,
+    random_resized_box,
+    reflected,
+)
 from stages.lib.data.mae_view import mae_view
 from stages.lib.data.randomness import Purpose, generator
+from stages.lib.params.pretrain import Pretrain
+from tests.conftest import ROOT
 from tests.data.replay import picture, replay, seen
 
+BICUBIC = tv.InterpolationMode.BICUBIC
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+MAE = Pretrain.model_validate(
+    {**load.parse((ROOT / "params.yaml").read_text())["pretrain"], "image_size": 64, "scale": (0.2, 1.0), "hflip": 0.5}
+)
 SIZES = [(500, 375), (375, 500), (331, 331), (17, 9), (400, 30), (30, 400)]  # the last two fall back
 
 
@@ -181,7 +199,7 @@ def test_planes__of_one_pixel_can_be_written_too() -> None:
 
 
 def test_mae_view__replays_timms_crop_and_flip(monkeypatch: pytest.MonkeyPatch) -> None:
-    img, view = picture(333, 217), mae_view((0.2, 1.0), RATIO, 0.5, 64)
+    img, view = picture(333, 217), mae_view(MAE)
     timm = tv.Compose(
         [
             RandomResizedCropAndInterpolation(64, (0.2, 1.0), RATIO, "bicubic"),
@@ -194,3 +212,41 @@ def test_mae_view__replays_timms_crop_and_flip(monkeypatch: pytest.MonkeyPatch) 
         with monkeypatch.context() as patch:
             replay(patch, generator(3, 1, position, Purpose.AUGMENT))
             assert np.array_equal(ours, timm(img).numpy())
+
+
+@pytest.mark.parametrize(("width", "height"), [*SIZES, (32, 32), (64, 64)])
+def test_reflected__is_torchvisions_resize_and_random_crop(width: int, height: int) -> None:
+    """DeiT III's --src: Resize(size, bicubic), RandomCrop(size, padding=4, padding_mode="reflect"), flip."""
+    img, size, sides = picture(width, height), 32, set()
+    for position in range(25):
+        frame = reflected(width, height, size, 0.5, generator(5, 0, position, Purpose.AUGMENT))
+        rng = generator(5, 0, position, Purpose.AUGMENT)
+        large = tv.functional.pad(tv.functional.resize(img, size, BICUBIC), [4], padding_mode="reflect")
+        top, left = int(rng.integers(large.height - size + 1)), int(rng.integers(large.width - size + 1))
+        theirs = tv.functional.crop(large, top, left, size, size)
+        if rng.random() < 0.5:
+            theirs = tv.functional.hflip(theirs)
+        assert np.array_equal(planes(framed(img, frame)), planes(theirs)), position
+        sides.add((frame.window[0] < 0, frame.window[1] < 0, frame.mirrored))
+    assert len(sides) >= 4  # of a long image the window seldom lies at its ends
+    black = padded(width, height, size, 0.5, generator(5, 0, 0, Purpose.AUGMENT))
+    assert black._replace(reflected=True) == reflected(width, height, size, 0.5, generator(5, 0, 0, Purpose.AUGMENT))
+
+
+def test_reflected__goes_on_without_the_edge_twice() -> None:
+    img = Image.fromarray(np.arange(81, dtype=np.uint8).reshape(9, 9)).convert("RGB")
+    frame = Frame((0, 0, 9, 9), (9, 9), (-4, 3, 9, 9), reflected=True)
+    row = planes(framed(img, frame))[0]
+    assert row[0].tolist() == [31, 30, 29, 28, 27, 28, 29, 30, 31]
+    assert row[:, 4].tolist() == [27, 36, 45, 54, 63, 72, 63, 54, 45]
+    assert planes(framed(img, frame._replace(mirrored=True)))[0].tolist() == row[:, ::-1].tolist()
+
+
+def test_fixed_size__lies_within_the_resized_image() -> None:
+    for width, height in SIZES:
+        found = [fixed_size(width, height, 28, 0.875, 0.5, generator(1, 0, p, Purpose.AUGMENT)) for p in range(50)]
+        assert {frame.target for frame in found} == {evaluation(width, height, 28, 0.875).target}
+        for frame in found:
+            left, top, w, h = frame.window
+            assert (w, h) == (28, 28) and 0 <= left <= frame.target[0] - 28 and 0 <= top <= frame.target[1] - 28
+        assert {frame.mirrored for frame in found} == {False, True}

@@ -16,8 +16,9 @@ from PIL import Image
 from stages.lib.core.outcome import Refusal
 from stages.lib.data import photo
 from stages.lib.data.compiled import Scratch
-from stages.lib.data.crop import Frame, evaluation, framed, padded, planes, random_resized
+from stages.lib.data.crop import Frame, evaluation, framed, padded, planes, random_resized, reflected
 from stages.lib.data.decode import decode
+from stages.lib.params.views import SMALLEST_REFLECTED
 
 BILINEAR = Image.Resampling.BILINEAR
 
@@ -53,6 +54,7 @@ def frames_of(width: int, height: int, count: int, seed: int = 0) -> Iterator[Fr
         yield random_resized(width, height, (0.02, 1.0), (0.5, 2.0), size, 0.5, rng)
         yield evaluation(width, height, size, 0.875, BILINEAR if n % 2 else Image.Resampling.BICUBIC)
         yield padded(width, height, size, 0.5, rng)
+        yield reflected(width, height, max(size, SMALLEST_REFLECTED), 0.5, rng)
         box = (*(int(rng.integers(side)) for side in (width, height)), 1, 1)
         box = (*box[:2], int(rng.integers(1, width - box[0] + 1)), int(rng.integers(1, height - box[1] + 1)))
         target = (int(rng.integers(1, 90)), int(rng.integers(1, 90)))

@@ -266,3 +266,96 @@ def test_enlarge__same_size_changes_no_prediction() -> None:
 def test_sizes__are_read_off_the_model() -> None:
     """What a loaded model is, without its block of params.yaml."""
     assert deit.sizes(deit.create(VIT, 12, 5, True)) == VIT
+
+
+THIRD = VIT.model_copy(update={"layer_scale": 1e-4, "class_position": False})
+
+
+def third(width: int, depth: int = 12, heads: int | None = None, patch: int = 16) -> ViT:
+    sizes = {"patch_size": patch, "width": width, "depth": depth, "heads": heads or width // 64}
+    return ViT(**sizes, layer_scale=1e-4, class_position=False)
+
+
+@pytest.mark.parametrize(
+    ("vit", "image_size", "count"),
+    [
+        (third(192), 224, 5_721_832),
+        (third(384), 224, 22_059_496),
+        (third(384), 384, 22_205_416),
+        (third(512), 224, 38_849_512),
+        (third(768), 224, 86_585_320),
+        (third(768), 384, 86_877_160),
+        (third(1024, 24), 224, 304_374_760),
+        (third(1280, 32, 16, 14), 224, 632_126_440),
+    ],
+)  # recipes 1.1
+def test_third__published_counts(vit: ViT, image_size: int, count: int) -> None:
+    with torch.device("meta"):
+        model = deit.create(vit, image_size, 1000, False)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def lively_third(drop_path: float = 0.0) -> deit.VisionTransformer:
+    torch.manual_seed(1)
+    model = deit.create(THIRD, 12, 5, False, drop_path, "constant")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    return model.double()
+
+
+def test_third__begins_as_published() -> None:
+    """LayerScale 1e-4, no position for the class token, everything else as DeiT."""
+    torch.manual_seed(0)
+    model = deit.create(third(384, 2, 6), 64, 10, False)
+    gammas = {name: tensor for name, tensor in model.state_dict().items() if name.endswith("gamma")}
+    assert sorted(gammas) == [f"blocks.{block}.ls{branch}.gamma" for block in (0, 1) for branch in (1, 2)]
+    assert all(gamma.eq(1e-4).all() for gamma in gammas.values())
+    assert deit.positions_of(model).shape == (1, 16, 384)
+    assert 0.019 < deit.positions_of(model).std().item() < 0.021
+    assert 0.019 < model.blocks[0].mlp.fc1.weight.std().item() < 0.021  # type: ignore[union-attr]
+
+
+def test_third__without_keep_is_timms_own_eval_forward() -> None:
+    model, images = lively_third().eval(), pixels()
+    assert torch.allclose(deit.mean_logits(model, images), model(images), rtol=0, atol=1e-12)
+    moved = deit.mean_logits(model, images)
+    with torch.no_grad():
+        model.cls_token.mul_(-1.0)  # type: ignore[union-attr]
+    assert not torch.allclose(deit.mean_logits(model, images), moved, atol=1e-3)  # negative control: the token counts
+
+
+def test_third__every_block_drops_as_often() -> None:
+    model = lively_third(0.5)
+    assert deit.rates(model) == [0.5, 0.5, 0.5]
+    assert deit.rates(deit.create(THIRD, 12, 5, False, 0.5)) == [0.0, 0.25, 0.5]  # linear, as ever
+    images, keep = pixels(4), torch.full((4, 3, 2), 0.4)
+    nothing_left = deit.features(model, images, keep)
+    first = model.cls_token.expand(4, -1, -1)  # type: ignore[union-attr]
+    tokens = torch.cat([first, model.patch_embed(images) + model.pos_embed], 1)
+    assert torch.allclose(nothing_left, model.norm(tokens), atol=1e-12)  # every branch of every block dropped
+
+
+def test_third__enlarges_and_is_read_off_the_model() -> None:
+    model = lively_third().eval()
+    assert deit.sizes(model) == THIRD
+    larger = deit.enlarge(model, 20, 0.3, "constant")
+    assert deit.positions_of(larger).shape == (1, 25, 24) and deit.rates(larger) == [0.3] * 3
+    assert deit.sizes(larger) == THIRD
+    assert torch.equal(
+        deit.mean_logits(deit.enlarge(model, 12), pixels()[:1] * 0), deit.mean_logits(model, pixels()[:1] * 0)
+    )
+
+
+def test_third__takes_no_masked_autoencoders_weights() -> None:
+    """Its LayerScale would all but switch them off."""
+    student = deit.create(THIRD, 12, 5, False)
+    with pytest.raises(Refusal, match=r"blocks\.0\.ls1\.gamma is missing"):
+        deit.from_mae(student, encoder_state(VIT))
+
+
+def test_layer_scale__goes_with_a_distillation_token() -> None:
+    scaled = VIT.model_copy(update={"layer_scale": 1e-4})
+    model = deit.create(scaled, 12, 5, True)
+    assert deit.sizes(model) == scaled and deit.is_distilled(model)
+    assert deit.heads(model, torch.randn(2, 3, 12, 12))[1] is not None

@@ -20,6 +20,7 @@ from stages.lib.params.vit import ViT
 
 VIT = ViT(patch_size=4, width=24, depth=2, heads=3)
 TINY = ViT(patch_size=16, width=192, depth=12, heads=3)
+THIRD = VIT.model_copy(update={"layer_scale": 1e-4, "class_position": False})
 NAMES = ("eins", "zwei", "drei", "vier", "fünf")
 
 
@@ -48,6 +49,16 @@ CASES: dict[str, Any] = {
     "plain": lambda place: (transformer(place, distilled=False), 12),
     "odd sizes": lambda place: (transformer(place, ViT(patch_size=7, width=20, depth=1, heads=5), 35), 35),
     "official": lambda place: (transformer(place, TINY, 224), 224),
+    "deit 3": lambda place: (transformer(place, THIRD, 12, distilled=False), 12),
+    "layer scale and distillation": lambda place: (transformer(place, VIT.model_copy(update={"layer_scale": 0.1})), 12),
+    "layer scale alone": lambda place: (
+        transformer(place, VIT.model_copy(update={"layer_scale": 0.1}), distilled=False),
+        12,
+    ),
+    "no class position alone": lambda place: (
+        transformer(place, VIT.model_copy(update={"class_position": False}), distilled=False),
+        12,
+    ),
     "official at another size": lambda place: (transformer(place, TINY, 160), 160),
     "regnety": lambda place: (regnet(place), 16),
 }

@@ -1,14 +1,14 @@
-"""What a classifier sees of an image while it trains: crop, flip, RandAugment, erasing, in the published order.
+"""What a classifier sees of an image in training: crop, flip, RandAugment or changes of colour, erasing, in the published order.
 
-Touvron et al. 2020 (DeiT, arXiv 2012.12877) Table 9; mixing follows on the device.
+Touvron et al. 2020 (DeiT, arXiv 2012.12877) Table 9, and 2022 (DeiT III, arXiv 2204.07118); mixing follows on the device.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from stages.lib.data import erasing, randaugment
-from stages.lib.data.crop import padded, random_resized
+from stages.lib.data import colour, erasing, randaugment
+from stages.lib.data.crop import padded, random_resized, reflected
 from stages.lib.data.view import Drawn
 from stages.lib.params.views import Views
 
@@ -24,9 +24,14 @@ def classifier_view(views: Views) -> Callable[[int, int, np.random.Generator], D
     def draw(width: int, height: int, rng: np.random.Generator) -> Drawn:
         if views.crop == "padded":
             frame = padded(width, height, size, views.hflip, rng)
+        elif views.crop == "simple":
+            frame = reflected(width, height, size, views.hflip, rng)
         else:
             frame = random_resized(width, height, views.scale, views.ratio, size, views.hflip, rng)
-        steps = tuple(randaugment.draw(policy, rng)) if policy else ()
-        return Drawn(frame, steps, erasing.draw(size, size, views.erase, rng))
+        if policy:
+            steps = tuple(randaugment.draw(policy, rng))
+            return Drawn(frame, steps, erasing.draw(size, size, views.erase, rng))
+        changes = colour.draw(views.three_augment, views.color_jitter, rng)
+        return Drawn(frame, changes, erasing.draw(size, size, views.erase, rng))
 
     return draw

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from stages.lib.data.view import Drawn
 if TYPE_CHECKING:  # pretraining neither augments, erases, mixes nor asks a teacher: no reason to pretrain again
     from stages.lib.data.answers import Answers
     from stages.lib.data.mixing import Mix
-    from stages.lib.data.randaugment import Step
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,15 @@ class Stream:
     batch_size: int
     """Global."""
     seed: int
-    patches: int = 0
-    """Length of MAE's noise; 0: none."""
+    noise: Callable[[np.random.Generator], np.ndarray] | None = None
+    """generator -> f32[L], MAE's noise."""
     depth: int = 0
     """Blocks with stochastic depth; 0: none."""
     arrangement: np.ndarray | None = None
     """i64[batch_size]: order within a batch that puts distinct images into each mixing group."""
     mix_group: int = 0
     mix: Callable[[np.random.Generator], Mix] | None = None
-    augment: Callable[[np.ndarray, Sequence[Step]], None] | None = None
+    augment: Callable[[np.ndarray, Sequence[Any]], None] | None = None
     """(u8[3, size, size], the view's steps): in place."""
     answers: Callable[[int, np.ndarray], Answers] | None = None
     """(epoch, positions i64[b]) -> what a teacher said of their views; called in order, by one thread."""
@@ -138,7 +137,7 @@ class _Task:
         else:
             self.tensor = torch.from_numpy(_pixels.take(shape, np.uint8))
         self.pixels = self.tensor.numpy()
-        self.noise = np.empty((count, stream.patches), np.float32) if stream.patches else None
+        self.noise: list[np.ndarray | None] = [None] * count
         self.keep = np.empty((count, stream.depth, 2), np.float32) if stream.depth else None
         self.drawn: list[Drawn | None] = [None] * count
         work: dict[int, list[int]] = {}
@@ -171,8 +170,8 @@ class _Task:
     def draw(self, image: int, place: int) -> Drawn:
         """All that is random about one place; the pixels follow from it."""
         stream, key = self.stream, (self.stream.seed, self.epoch, int(self.positions[place]))
-        if self.noise is not None:
-            self.noise[place] = generator(*key, Purpose.NOISE).random(stream.patches, np.float32)
+        if stream.noise is not None:
+            self.noise[place] = stream.noise(generator(*key, Purpose.NOISE))
         if self.keep is not None:
             self.keep[place] = generator(*key, Purpose.DROP_PATH).random((stream.depth, 2), np.float32)
         drawn = self.drawn[place] = stream.view(*stream.index.sides(image), generator(*key, Purpose.AUGMENT))
@@ -188,7 +187,9 @@ class _Task:
             images=self.tensor,
             labels=torch.from_numpy(self.stream.index.labels[self.images].astype(np.int64)),
             positions=torch.from_numpy(self.positions.astype(np.int64)),
-            noise=None if self.noise is None else torch.from_numpy(self.noise),
+            noise=None
+            if self.stream.noise is None
+            else torch.from_numpy(np.stack([one for one in self.noise if one is not None])),
             keep=None if self.keep is None else torch.from_numpy(self.keep),
             erasures=tuple((place, one.erasure) for place, one in enumerate(self.drawn) if one and one.erasure),
             mixes=mixes,

@@ -8,6 +8,7 @@ import numpy as np
 from stages.lib.data import mixing, order
 from stages.lib.data.augment import classifier_view
 from stages.lib.data.batches import Stream
+from stages.lib.data.colour import apply_changes
 from stages.lib.data.index import Index
 from stages.lib.data.randaugment_planes import apply_planes
 from stages.lib.data.shards import ShardReader
@@ -36,7 +37,7 @@ def stream_of(views: Views, index: Index, reader: ShardReader, depth: int) -> St
         reader=reader,
         order=lambda epoch: _order(views, index, epoch),
         view=classifier_view(views),
-        augment=apply_planes,
+        augment=apply_planes if views.randaugment != "none" else apply_changes,
         size=views.image_size,
         batch_size=views.batch_size,
         seed=views.seed,

@@ -13,14 +13,16 @@ from PIL import Image
 BICUBIC = Image.Resampling.BICUBIC
 TRIES = 10
 PADDING = 4
-"""Black pixels added on each side before a padded crop (DeiT for images of at most 32 px)."""
+"""Pixels added on each side before a padded or reflected crop (DeiT for images of at most 32 px; DeiT III)."""
 
 Box = tuple[int, int, int, int]
 """(left, top, width, height) in pixels."""
 
 
 class Frame(NamedTuple):
-    """A box of the image, resized to `target` (width, height), of which `window` is shown; black beyond the target's edges."""
+    """A box of the image, resized to `target` (width, height), of which `window` is shown; beyond the target's edges black, or it
+    is reflected there.
+    """
 
     box: Box
     target: tuple[int, int]
@@ -28,6 +30,8 @@ class Frame(NamedTuple):
     mirrored: bool = False
     """Left to right, after all else."""
     resample: Image.Resampling = BICUBIC
+    reflected: bool = False
+    """At the edges, whose pixels do not come twice; at most as many pixels as the window shows within them."""
 
 
 def framed(img: Image.Image, frame: Frame) -> Image.Image:
@@ -39,8 +43,24 @@ def framed(img: Image.Image, frame: Frame) -> Image.Image:
     img = img.resize(frame.target, frame.resample)
     left, top, width, height = frame.window
     if frame.window != (0, 0, *img.size):
-        img = img.crop((left, top, left + width, top + height))
+        if frame.reflected:
+            img = _reflecting(img, frame.window)
+        else:
+            img = img.crop((left, top, left + width, top + height))
     return img.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if frame.mirrored else img
+
+
+def _reflecting(img: Image.Image, window: Box) -> Image.Image:
+    """The window of an RGB image that goes on reflected beyond its edges."""
+    left, top, width, height = window
+    beyond = (
+        (max(0, -top), max(0, top + height - img.height)),
+        (max(0, -left), max(0, left + width - img.width)),
+        (0, 0),
+    )
+    whole = np.pad(np.asarray(img), beyond, mode="reflect")
+    top, left = max(0, top), max(0, left)
+    return Image.fromarray(whole[top : top + height, left : left + width].copy())
 
 
 def planes(img: Image.Image) -> np.ndarray:
@@ -94,6 +114,18 @@ def padded(width: int, height: int, size: int, hflip: float, rng: np.random.Gene
     target = _shorter_side(width, height, size) if min(width, height) != size else (width, height)
     top = int(rng.integers(target[1] + 2 * PADDING - size + 1)) - PADDING
     left = int(rng.integers(target[0] + 2 * PADDING - size + 1)) - PADDING
+    return Frame((0, 0, width, height), target, (left, top, size, size), bool(rng.random() < hflip))
+
+
+def reflected(width: int, height: int, size: int, hflip: float, rng: np.random.Generator) -> Frame:
+    """`padded`, but with the image reflected where that is black: DeiT III's simple random crop. size: 9 or more."""
+    return padded(width, height, size, hflip, rng)._replace(reflected=True)
+
+
+def fixed_size(width: int, height: int, size: int, share: float, hflip: float, rng: np.random.Generator) -> Frame:
+    """size x size pixels anywhere in the image with its shorter side at floor(size / share), mirrored with probability `hflip`."""
+    target = _shorter_side(width, height, math.floor(size / share))
+    top, left = (int(rng.integers(side - size + 1)) for side in reversed(target))
     return Frame((0, 0, width, height), target, (left, top, size, size), bool(rng.random() < hflip))
 
 

@@ -15,6 +15,7 @@ from stages.lib.params.precision import Precision
 from stages.lib.params.views import Views
 
 FORMAT = 1
+LATER = ("three_augment", "color_jitter")
 Parts = dict[str, Any]
 
 
@@ -28,12 +29,18 @@ def parts_of(
     return {
         "format": FORMAT,
         **({"data.subset": percent} if percent != 100 else {}),
-        "train.views": views.model_dump(mode="json"),
+        "train.views": said(views),
         "the index": files.sha256(index),
         "the teacher": files.sha256(teacher),
         "train.teacher_normalisation": normalisation,
         "train.labelling.precision": precision,
     }
+
+
+def said(views: Views) -> Parts:
+    """Its values; what later came to `views` only where it is not as it had always been."""
+    values = views.model_dump(mode="json")
+    return {key: value for key, value in values.items() if key not in LATER or value != Views.model_fields[key].default}
 
 
 def digest(parts: Parts) -> str:

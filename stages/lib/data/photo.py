@@ -57,7 +57,22 @@ def _show_jpeg(data: bytes, size: tuple[int, int], frames: Sequence[Frame], plac
         part = views[some : some + MOST_VIEWS]
         if not _call(library, data, size, b"".join(part), len(part)):
             return False
+    for frame, place in zip(frames, places, strict=True):
+        if frame.reflected:
+            _reflect(frame, place)
     return True
+
+
+def _reflect(frame: Frame, place: np.ndarray) -> None:
+    """Fill what lies beyond the target's edges from the pixels within, which are there."""
+    (across, down), (x, y, w, h) = frame.target, frame.window
+    above, below = max(0, -y), max(0, y + h - down)
+    before, behind = max(0, -x), max(0, x + w - across)
+    if frame.mirrored:
+        before, behind = behind, before
+    if above or below or before or behind:
+        within = place[:, above : h - below, before : w - behind]
+        place[:] = np.pad(within, ((0, 0), (above, below), (before, behind)), mode="reflect")
 
 
 def _packed(frame: Frame, place: np.ndarray) -> bytes:

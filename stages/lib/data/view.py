@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from stages.lib.data.crop import Frame
 
-if TYPE_CHECKING:  # pretraining neither augments nor erases: those files are no reason to pretrain again
+if TYPE_CHECKING:  # pretraining neither erases nor knows RandAugment: those files are no reason to pretrain again
+    from stages.lib.data.colour import Change
     from stages.lib.data.erasing import Erasure
     from stages.lib.data.randaugment import Step
 
@@ -17,7 +18,7 @@ class Drawn:
     """A pure function of (seed, epoch, position) and the image's size."""
 
     frame: Frame
-    steps: tuple[Step, ...] = ()
-    """RandAugment, on the framed pixels."""
+    steps: tuple[Step, ...] | tuple[Change, ...] = ()
+    """RandAugment, or changes of colour, on the framed pixels."""
     erasure: Erasure | None = None
     """Pasted once the batch is normalised."""

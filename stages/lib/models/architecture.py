@@ -14,6 +14,14 @@ OFFICIAL: dict[tuple[str, int, int, int, int, int], str] = {
     ("deit_distilled", 16, 384, 12, 6, 224): "deit_small_distilled_patch16_224",
     ("deit_distilled", 16, 768, 12, 12, 224): "deit_base_distilled_patch16_224",
     ("deit_distilled", 16, 768, 12, 12, 384): "deit_base_distilled_patch16_384",
+    ("deit3", 16, 384, 12, 6, 224): "deit3_small_patch16_224",
+    ("deit3", 16, 384, 12, 6, 384): "deit3_small_patch16_384",
+    ("deit3", 16, 512, 12, 8, 224): "deit3_medium_patch16_224",
+    ("deit3", 16, 768, 12, 12, 224): "deit3_base_patch16_224",
+    ("deit3", 16, 768, 12, 12, 384): "deit3_base_patch16_384",
+    ("deit3", 16, 1024, 24, 16, 224): "deit3_large_patch16_224",
+    ("deit3", 16, 1024, 24, 16, 384): "deit3_large_patch16_384",
+    ("deit3", 14, 1280, 32, 16, 224): "deit3_huge_patch14_224",
     ("vit", 16, 768, 12, 12, 224): "vit_base_patch16_224",
     ("vit", 16, 1024, 24, 16, 224): "vit_large_patch16_224",
     ("vit", 14, 1280, 32, 16, 224): "vit_huge_patch14_224",
@@ -21,13 +29,20 @@ OFFICIAL: dict[tuple[str, int, int, int, int, int], str] = {
 TINY = {
     "deit": "deit_tiny_patch16_224",
     "deit_distilled": "deit_tiny_distilled_patch16_224",
+    "deit3": "deit3_small_patch16_224",
     "vit": "vit_tiny_patch16_224",
 }
 
 
 def classifier(vit: ViT, image_size: int, distilled: bool) -> tuple[str, dict[str, Any]]:
-    """(timm name, model_args) of a DeiT, with or without distillation token."""
-    return _named("deit_distilled" if distilled else "deit", vit, image_size)
+    """(timm name, model_args) of a DeiT, with or without distillation token, or of a DeiT III."""
+    if vit.layer_scale and not vit.class_position:
+        assert not distilled, "timm has no DeiT III with a distillation token"
+        name, arguments = _named("deit3", vit, image_size)
+        return name, {**arguments, "init_values": vit.layer_scale}
+    name, arguments = _named("deit_distilled" if distilled else "deit", vit, image_size)
+    scaled = {"init_values": vit.layer_scale} if vit.layer_scale else {}
+    return name, {**arguments, **scaled, **({} if vit.class_position else {"no_embed_class": True})}
 
 
 def encoder(vit: ViT, image_size: int) -> tuple[str, dict[str, Any]]:

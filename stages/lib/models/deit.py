@@ -1,4 +1,6 @@
-"""DeiT, plain and with a distillation token (Touvron et al. 2021, arXiv 2012.12877), on timm's transformer.
+"""DeiT, plain and with a distillation token (Touvron et al. 2021, arXiv 2012.12877), and DeiT III, on timm's transformer.
+
+DeiT III (Touvron et al. 2022, arXiv 2204.07118) adds LayerScale, and its class token has no position embedding.
 
 timm owns the modules and their names, so every folder loads without us; the forward pass is ours where timm would draw
 random numbers itself: stochastic depth takes them from the loader.
@@ -9,6 +11,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from timm.layers import LayerScale
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -17,17 +20,24 @@ from stages.lib.core.outcome import Refusal
 from stages.lib.models import architecture, blocks
 from stages.lib.models.positions import resample
 from stages.lib.models.precision import wide
-from stages.lib.params.vit import ViT
+from stages.lib.params.vit import DropPathShape, ViT
 
 
-def create(vit: ViT, image_size: int, classes: int, distilled: bool, drop_path: float = 0.0) -> VisionTransformer:
+def create(
+    vit: ViT,
+    image_size: int,
+    classes: int,
+    distilled: bool,
+    drop_path: float = 0.0,
+    drop_path_shape: DropPathShape = "linear",
+) -> VisionTransformer:
     """A fresh student with the published initialisation; `drop_path` is the last block's stochastic-depth rate.
 
     Draws from torch's global generator: `torch.manual_seed` first.
     """
     model = _untrained(vit, image_size, classes, distilled)
     initialise(model)
-    stochastic_depth(model, drop_path)
+    stochastic_depth(model, drop_path, drop_path_shape)
     return model
 
 
@@ -40,7 +50,8 @@ def _untrained(vit: ViT, image_size: int, classes: int, distilled: bool) -> Visi
 def initialise(model: VisionTransformer) -> None:
     """As DeiT was published (timm 0.3.2): tokens, positions and linear weights truncated normal 0.02, linear biases 0.
 
-    LayerNorms 1 and 0; the patch embedding keeps torch's convolution default. Current timm differs in the class token.
+    LayerNorms 1 and 0; the patch embedding keeps torch's convolution default, LayerScale what timm built it with. Current timm
+    differs in the class token.
     """
     for token in (positions_of(model), *prefix(model)):
         nn.init.trunc_normal_(token, std=0.02)
@@ -50,18 +61,21 @@ def initialise(model: VisionTransformer) -> None:
             nn.init.zeros_(module.bias)
 
 
-def stochastic_depth(model: VisionTransformer, rate: float) -> None:
-    """Set the last block's rate; it rises linearly from 0 at the first. timm's own DropPath modules stay off."""
+def stochastic_depth(model: VisionTransformer, rate: float, shape: DropPathShape = "linear") -> None:
+    """Set the last block's rate; it rises linearly from 0 at the first, or all have it. timm's own DropPath modules stay off."""
     if not 0 <= rate < 1:
         raise ValueError(f"stochastic depth of {rate}; a rate lies in [0, 1)")
-    model.stochastic_depth_rate = rate  # type: ignore[assignment]  # a plain attribute, in no state dict
+    model.stochastic_depth_rate = rate  # type: ignore[assignment]  # plain attributes, in no state dict
+    model.stochastic_depth_shape = shape  # type: ignore[assignment]
 
 
 def rates(model: VisionTransformer) -> list[float]:
-    """Each block's probability of dropping a branch: rate * i / (depth - 1); 0 in a single block."""
+    """Each block's probability of dropping a branch: linear rate * i / (depth - 1), so 0 in a single block; constant: the rate."""
     rate, depth = getattr(model, "stochastic_depth_rate", None), len(model.blocks)
     if rate is None:
         raise ValueError("keep without a rate: call deit.stochastic_depth(model, rate) on a loaded model first")
+    if model.stochastic_depth_shape == "constant":
+        return [rate] * depth
     return [rate * index / max(depth - 1, 1) for index in range(depth)]
 
 
@@ -77,9 +91,14 @@ def prefix(model: VisionTransformer) -> list[nn.Parameter]:
 
 
 def positions_of(model: VisionTransformer) -> nn.Parameter:
-    """f[1, extra + L, D], an entry for every token."""
+    """f[1, extra + L, D], an entry for every token; f[1, L, D] where the class token has none."""
     assert model.pos_embed is not None
     return model.pos_embed
+
+
+def placed(model: VisionTransformer) -> int:
+    """How many tokens before the patches have a position embedding."""
+    return 0 if model.no_embed_class else len(prefix(model))
 
 
 def heads(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -98,7 +117,10 @@ def heads(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) 
 def features(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
     """f[B,3,H,W] -> f[B,extra+L,D] after the final norm: class token, distillation token if any, patches row-major."""
     first = [token.expand(len(images), -1, -1) for token in prefix(model)]
-    tokens = torch.cat([*first, model.patch_embed(images)], dim=1) + positions_of(model)
+    if model.no_embed_class:
+        tokens = torch.cat([*first, model.patch_embed(images) + positions_of(model)], dim=1)
+    else:
+        tokens = torch.cat([*first, model.patch_embed(images)], dim=1) + positions_of(model)
     factors = None if keep is None else blocks.drop_factors(keep, rates(model), tokens.dtype)
     return model.norm(blocks.run(model.blocks, tokens, factors))
 
@@ -153,12 +175,21 @@ def fresh_heads(model: VisionTransformer, classes: int, std: float, generator: t
 
 def sizes(model: VisionTransformer) -> ViT:
     """The sizes a model was built with, read off its modules."""
-    attention: Any = cast(Block, model.blocks[0]).attn
-    patch, width = model.patch_embed.patch_size[0], model.embed_dim
-    return ViT(patch_size=patch, width=width, depth=len(model.blocks), heads=attention.num_heads)
+    block = cast(Block, model.blocks[0])
+    attention: Any = block.attn
+    return ViT(
+        patch_size=model.patch_embed.patch_size[0],
+        width=model.embed_dim,
+        depth=len(model.blocks),
+        heads=attention.num_heads,
+        layer_scale=block.ls1.init_values if isinstance(block.ls1, LayerScale) else 0.0,
+        class_position=not model.no_embed_class,
+    )
 
 
-def enlarge(model: nn.Module, image_size: int, drop_path: float = 0.0) -> VisionTransformer:
+def enlarge(
+    model: nn.Module, image_size: int, drop_path: float = 0.0, drop_path_shape: DropPathShape = "linear"
+) -> VisionTransformer:
     """The same weights in a new model for another image size; positions resampled, extra tokens copied (DeiT, 384).
 
     Raises Refusal for anything but a transformer and for sizes that patches do not tile.
@@ -168,7 +199,7 @@ def enlarge(model: nn.Module, image_size: int, drop_path: float = 0.0) -> Vision
     if image_size % (patch := sizes(model).patch_size):
         raise Refusal(f"views.image_size {image_size} is not a multiple of the model's patch size {patch}")
     larger = _untrained(sizes(model), image_size, model.num_classes, is_distilled(model))
-    positions = resample(positions_of(model).detach(), larger.patch_embed.grid_size[0], len(prefix(model)))
+    positions = resample(positions_of(model).detach(), larger.patch_embed.grid_size[0], placed(model))
     larger.load_state_dict({**model.state_dict(), "pos_embed": positions})
-    stochastic_depth(larger, drop_path)
+    stochastic_depth(larger, drop_path, drop_path_shape)
     return larger.to(positions.device, positions.dtype).train(model.training)

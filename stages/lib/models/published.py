@@ -26,16 +26,7 @@ Layout = Literal["deit", "deit-distilled", "deit-3", "mae-encoder", "mae-pretrai
 HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1280: 16}  # encoder width -> attention heads; no shape tells
 DECODER_HEADS = {512: 16}
 DECODER = "decoder.safetensors"
-DEIT_3 = {
-    (16, 384, 12, 224): "deit3_small_patch16_224",
-    (16, 384, 12, 384): "deit3_small_patch16_384",
-    (16, 512, 12, 224): "deit3_medium_patch16_224",
-    (16, 768, 12, 224): "deit3_base_patch16_224",
-    (16, 768, 12, 384): "deit3_base_patch16_384",
-    (16, 1024, 24, 224): "deit3_large_patch16_224",
-    (16, 1024, 24, 384): "deit3_large_patch16_384",
-    (14, 1280, 32, 224): "deit3_huge_patch14_224",
-}
+LAYER_SCALE = 1e-4  # what DeiT III's began with (models_v2.py)
 ORDER = (
     r"cls_token", r"pos_embed", r"dist_token", r"mask_token", r"decoder_pos_embed", r"patch_embed\.", r"blocks\.",
     r"norm\.", r"fc_norm\.", r"head\.", r"head_dist\.",
@@ -91,7 +82,15 @@ def sizes_of(state: Mapping[str, Tensor], heads: int | None = None) -> tuple[ViT
     extra = {"deit-distilled": 2, "deit-3": 0}.get(layout_of(state), 1)
     grid = math.isqrt(state["pos_embed"].shape[1] - extra)
     classes = len(state["head.bias"]) if "head.bias" in state else 0
-    vit = ViT(patch_size=patch, width=width, depth=_blocks(state, "blocks"), heads=_heads(width, heads, HEADS, "heads"))
+    third = layout_of(state) == "deit-3"
+    vit = ViT(
+        patch_size=patch,
+        width=width,
+        depth=_blocks(state, "blocks"),
+        heads=_heads(width, heads, HEADS, "heads"),
+        layer_scale=LAYER_SCALE if third else 0.0,
+        class_position=not third,
+    )
     return vit, grid * patch, classes
 
 
@@ -172,14 +171,13 @@ def strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
 
 def _named(layout: Layout, vit: ViT, image_size: int) -> tuple[str, dict[str, Any]]:
     """(timm's name, model_args); the official name where every size is official."""
-    if layout == "deit-3":
-        name = DEIT_3.get((vit.patch_size, vit.width, vit.depth, image_size))
-        sizes = {"patch_size": vit.patch_size, "embed_dim": vit.width, "depth": vit.depth, "num_heads": vit.heads}
-        return (name, {}) if name else ("deit3_small_patch16_224", {"img_size": image_size, **sizes})
     if layout in ("mae-encoder", "mae-finetuned"):
         name, arguments = architecture.encoder(vit, image_size)
         return name, {**arguments, **({"global_pool": "avg"} if layout == "mae-finetuned" else {})}
-    return architecture.classifier(vit, image_size, layout == "deit-distilled")
+    name, arguments = architecture.classifier(vit, image_size, layout == "deit-distilled")
+    return name, {
+        key: value for key, value in arguments.items() if key != "init_values"
+    }  # the file has what they became
 
 
 def _blocks(state: Mapping[str, Any], name: str) -> int:

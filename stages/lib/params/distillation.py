@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from stages.lib.params.frozen import Probability
 from stages.lib.params.training import Training
+from stages.lib.params.vit import DropPathShape
 
 Kind = Literal["none", "soft", "hard"]
 """none: labels only. soft: KL at temperature tau (eq. 2). hard: cross-entropy with the teacher's argmax (eq. 3)."""
@@ -24,7 +25,8 @@ class Distillation(Training):
     loss: Literal["ce", "bce"]
     """Base loss: cross-entropy, or binary cross-entropy on targets > 0 (DeiT III)."""
     drop_path: Annotated[float, Field(ge=0, lt=1)]
-    """Stochastic depth of the last block; rises linearly from 0 at the first."""
+    """Stochastic depth of the last block."""
+    drop_path_shape: DropPathShape = "linear"
 
     @model_validator(mode="after")
     def agrees(self) -> Self:

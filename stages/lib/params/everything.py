@@ -46,7 +46,7 @@ class Everything(Frozen):
     @model_validator(mode="after")
     def sets_exist(self) -> Self:
         """Every set has a source, and every source a part."""
-        sources, used = set(self.sources.root), [self.sets.main, *self.sets.transfer]
+        sources, used = set(self.sources.root), [self.sets.main, *self.sets.transfer, *self.sets.robust]
         for name in used:
             if name not in sources:
                 raise ValueError(f"sets names {name!r}, which is not in sources: {', '.join(sorted(sources))}")

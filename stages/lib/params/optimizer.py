@@ -10,16 +10,18 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimizer(Frozen):
-    """AdamW or SGD; biases and 1-D tensors are never decayed."""
+    """AdamW, SGD or LAMB; biases and 1-D tensors are never decayed."""
 
-    name: Literal["adamw", "sgd"]
+    name: Literal["adamw", "sgd", "lamb"]
+    """lamb: AdamW's step, made as long as the weight it changes (You et al. 2019, arXiv 1904.00962). DeiT III's clips at a global
+    norm of 1 as well, by default and unsaid: set clip_norm to 1.0."""
     lr: Annotated[float, Field(gt=0)]
     """Learning rate for `lr_per` images; the peak is lr * batch_size / lr_per."""
     lr_per: Annotated[int, Field(ge=0)]
     """Images the rate is given for (MAE 256, DeiT 512); 0: the rate is absolute."""
     weight_decay: Annotated[float, Field(ge=0)]
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.999)
-    """AdamW's; for sgd the first is the (Nesterov) momentum."""
+    """AdamW's and LAMB's; for sgd the first is the (Nesterov) momentum."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Rate of block b is lr * layer_decay ** (depth + 1 - id), MAE's util/lr_decay; 1.0: none."""

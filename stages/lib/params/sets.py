@@ -1,5 +1,7 @@
 """`sets`: the part each source plays."""
 
+from pydantic import Field
+
 from stages.lib.params.frozen import Frozen
 from stages.lib.params.sources import SetName
 
@@ -11,3 +13,5 @@ class Sets(Frozen):
     """Teacher, pretraining, distillation and fine-tuning use this set."""
     transfer: list[SetName]
     """The student is transferred to each of these; may be empty."""
+    robust: list[SetName] = Field(default_factory=list)
+    """Student and fine-tuned model are measured on every image of each; classes are some of the main set's."""

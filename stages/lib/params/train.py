@@ -34,6 +34,16 @@ class Train(Distillation):
             )
         if self.distill != "none" and self.teacher == "none":
             raise ValueError(f"distill: {self.distill} needs teacher: teacher")
+        if self.distill != "none" and not self.model.class_position:
+            raise ValueError(
+                f"distill: {self.distill} needs model.class_position: true, since timm's model with a distillation token "
+                "gives every token a position; DeiT III was trained with distill: none"
+            )
+        if self.init == "mae" and (self.model.layer_scale or not self.model.class_position):
+            raise ValueError(
+                "init: mae needs model.layer_scale: 0 and model.class_position: true: a masked autoencoder's blocks were trained "
+                "without LayerScale, which at 1e-4 would all but switch them off; set init: scratch for DeiT III's model"
+            )
         return self
 
     @model_validator(mode="after")

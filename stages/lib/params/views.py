@@ -9,6 +9,9 @@ from stages.lib.params.frozen import Frozen, Probability
 
 RANDAUGMENT = re.compile(r"rand-m(?P<m>\d+(\.\d+)?)(-n(?P<n>\d+))?(-mstd(?P<std>\d+(\.\d+)?))?-inc1")
 
+SMALLEST_REFLECTED = 9
+"""Pixels a side of a view that shows 4 reflected ones: 4 on each side of those it mirrors them at."""
+
 
 class Views(Frozen):
     """A pure function of these, the index, the epoch and the position."""
@@ -28,8 +31,9 @@ class Views(Frozen):
     """Processes the published sampler dealt images to, under order deit; has nothing to do with the ranks of this run."""
     repeats: Annotated[int, Field(ge=1, le=16)] = 1
     """Views of one image in one epoch (repeated augmentation; DeiT: 3). An epoch keeps its length, so it sees 1/repeats."""
-    crop: Literal["random-resized", "padded"] = "random-resized"
-    """padded: pad by 4 and crop, what DeiT swaps in for images of at most 32 px."""
+    crop: Literal["random-resized", "padded", "simple"] = "random-resized"
+    """padded: pad by 4 and crop, what DeiT swaps in for images of at most 32 px. simple: the same with the image reflected in place
+    of black, the shorter side resized to image_size before (DeiT III's --src)."""
     scale: Annotated[tuple[Probability, Probability], Field(strict=False)] = (0.08, 1.0)
     """Area of a random-resized crop, share of the image."""
     ratio: Annotated[tuple[float, float], Field(strict=False)] = (3 / 4, 4 / 3)
@@ -37,6 +41,10 @@ class Views(Frozen):
     hflip: Probability = 0.5
     randaugment: str = "none"
     """none, or timm's string such as rand-m9-mstd0.5-inc1 (recipes: DeiT Table 9)."""
+    three_augment: bool = False
+    """Exactly one of grayscale, solarize at 128 and Gaussian blur of radius 0.1 to 2, in place of RandAugment (DeiT III)."""
+    color_jitter: Probability = 0.0
+    """Brightness, contrast and saturation change in a random order by factors uniform in 1 - this to 1 + this (DeiT III 0.3)."""
     erase: Probability = 0.0
     """Probability of random erasing with per-pixel normal noise (DeiT 0.25)."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
@@ -76,6 +84,17 @@ class Views(Frozen):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} [{low}, {high}] is not an increasing range above 0")
+        if self.randaugment != "none" and (self.three_augment or self.color_jitter):
+            raise ValueError(
+                "randaugment goes with neither three_augment nor color_jitter: DeiT III took 3-Augment in its place, and the "
+                "published code ignores colour jitter beside it; set randaugment to none, or three_augment to false and "
+                "color_jitter to 0"
+            )
+        if self.crop == "simple" and self.image_size < SMALLEST_REFLECTED:
+            raise ValueError(
+                f"crop: simple reflects 4 px at each edge, and image_size {self.image_size} holds no such edges; take at least "
+                f"{SMALLEST_REFLECTED}"
+            )
         if self.mixes:
             if self.mix_group % 2 or self.batch_size % self.mix_group:
                 raise ValueError(f"mix_group {self.mix_group} must be even and divide batch_size {self.batch_size}")

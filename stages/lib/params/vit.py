@@ -1,10 +1,13 @@
 """Sizes of a vision transformer."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from stages.lib.params.frozen import Frozen
+
+DropPathShape = Literal["linear", "constant"]
+"""Stochastic depth up to the last block. linear: rises from 0 at the first (DeiT, MAE). constant: every block's (DeiT III)."""
 
 
 class ViT(Frozen):
@@ -14,6 +17,10 @@ class ViT(Frozen):
     width: Annotated[int, Field(ge=4)]
     depth: Annotated[int, Field(ge=1)]
     heads: Annotated[int, Field(ge=1)]
+    layer_scale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """What each block's two LayerScale vectors begin with (Touvron et al. 2021, arXiv 2103.17239; DeiT III: 1e-4); 0: none."""
+    class_position: bool = True
+    """Whether the class token has a position embedding of its own. false: as DeiT III (timm's no_embed_class)."""
 
     @model_validator(mode="after")
     def divides(self) -> Self:

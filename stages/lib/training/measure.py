@@ -63,21 +63,34 @@ def model(path: Path, index: Index, shards: "Path | Published", batch_size: int,
 
 @torch.inference_mode()
 def examine(
-    path: Path, index: Index, shards: "Path | Published", batch_size: int, system: System, shared: bool = True
+    path: Path,
+    index: Index,
+    shards: "Path | Published",
+    batch_size: int,
+    system: System,
+    shared: bool = True,
+    among: tuple[Index, np.ndarray] | None = None,
 ) -> Measured:
     """As `model`, with every image's predictions. Deterministic for one machine, thread count and batch size.
 
     shared: several processes share the batches, and all come to know all predictions: the same bits for any number of them.
+    among: for images of another set, the set that the model was trained on, and the label i64[K] there of each of the other set's
+    classes; only these compete.
     """
     network, config = folder.load(path)
-    fits(config, index, path)
+    each_there_once(index)
+    fits(config, among[0] if among else index, path)
     preparation = preparation_of(config["pretrained_cfg"], path / folder.CONFIG)
     macs, made_from = flops.counted_macs(network, preparation.size), stamp.of(path, index.path)
     device = device_of(system)
     network.to(device)
     tally, rows, rank = Tally(len(index.classes)), [], ranks.current() if shared else ranks.Rank()
+    columns = torch.as_tensor(among[1], device=device) if among else None
     for batch in each_once(index, ShardReader(index, shards), preparation.frame, batch_size, system.workers, rank):
-        tally.add(*heads(network, preparation.normalise(batch.images.to(device))), batch.labels)
+        first, second = heads(network, preparation.normalise(batch.images.to(device)))
+        if columns is not None:
+            first, second = first[:, columns], None if second is None else second[:, columns]
+        tally.add(first, second, batch.labels)
         rows.append(batch.positions.numpy())
     if shared:
         tally.batches, rows = processes.gathered(tally.batches), processes.gathered(rows)
@@ -91,12 +104,16 @@ def heads(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
     return deit.heads(network, images) if isinstance(network, VisionTransformer) else (network(images), None)
 
 
-def fits(config: dict[str, Any], index: Index, path: Path) -> None:
-    """Raise Refusal unless every key of the index is there once and the model knows exactly the classes of the index."""
+def each_there_once(index: Index) -> None:
+    """Raise Refusal where the index names an image twice."""
     if len(set(index.keys)) < len(index):
         raise Refusal(
             f"the index of {index.set_name} names an image twice; run `dvc repro -s shard@{index.set_name}` again."
         )
+
+
+def fits(config: dict[str, Any], index: Index, path: Path) -> None:
+    """Raise Refusal unless the model knows exactly the classes of the index."""
     names = tuple(config.get("label_names", ()))
     if names != index.classes:
         raise Refusal(

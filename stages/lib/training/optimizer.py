@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from stages.lib.params.optimizer import Optimizer
+from stages.lib.training.lamb import Lamb
 
 Tokens = Literal["dist", "none", "all"]
 
@@ -72,6 +73,8 @@ def build(cfg: Optimizer, model: nn.Module, depth: int) -> torch.optim.Optimizer
     if cfg.name == "sgd":
         momentum = cfg.betas[0]
         return torch.optim.SGD(found, lr=0.0, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if cfg.name == "lamb":
+        return Lamb(found, betas=cfg.betas, eps=cfg.eps)
     return torch.optim.AdamW(found, lr=0.0, betas=cfg.betas, eps=cfg.eps, fused=True)  # one pass over memory
 
 
