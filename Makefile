@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo demo-page test test-slow test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz clean
+.PHONY: demo demo-page live test test-slow test-browser test-e2e setup check preflight prefect deploy worker lint lock deps golden drill bench bench-step bench-gpu runs prune audit fuzz exp clean
 
 demo: setup
 	dvc repro
@@ -16,6 +16,10 @@ ASKED ?= student
 demo-page: setup
 	exec python -m stages.demo_page $(ASKED)
 
+# What runs now, what it took and will take, what is stale: in a browser on this machine, while anything runs or nothing does.
+live: setup
+	exec python -m stages.report --live
+
 # A process a core, four at most: the tests start processes of their own. A file's tests stay together, as they share what they set up.
 test: setup lint
 	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --timeout 400 --timeout-method thread
@@ -23,6 +27,10 @@ test: setup lint
 # Longer than the default suite allows: the whole pipeline, killed and resumed, on the embedded set.
 test-slow: setup
 	python -m pytest -m slow
+
+# Pages as a person meets them, in the distribution's Chromium (Debian: apt-get install chromium); skipped where there is none.
+test-browser: setup
+	python -m pytest -m browser -rs
 
 # A real Prefect server, workers with clones of their own, an S3 server on loopback, and a browser where there is one.
 test-e2e: setup
@@ -37,6 +45,7 @@ $(VENV)/installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/python -m stages.lib.core.native
+	$(BIN)/python -m stages.lib.reporting.plots_page
 	touch $@
 
 # Is params.yaml right? The same as the pipeline's first stage, without DVC, whose templating would stumble over a typo first.
@@ -92,6 +101,12 @@ bench-step: setup
 RESULTS ?= gpu.jsonl
 bench-gpu:
 	python -m benchmarks.gpu --results $(RESULTS) $(if $(IMAGES),--images $(IMAGES))
+
+# Experiments in a table as wide as a screen: what varies, top-1 of each model's own answer, nothing else. make exp [SHOW="-n 5 --all-commits"]
+SHOW ?=
+exp: setup
+	dvc exp show --only-changed --precision 2 --no-pager --drop '$(DROP)' $(SHOW)
+DROP = (nll|_low|_high|ece|top5|per_class|agreement|stamp|images|classes|macs|parameters|image_size|versions|reconstruction)
 
 # Run folders (checkpoints, live logs): list them, or remove all but each stage's newest and those in use.
 runs: setup

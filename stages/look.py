@@ -12,22 +12,22 @@ run   dvc repro -s look@<model>
 import csv
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from stages.lib.core import files, load, outcome, parquet
 from stages.lib.core.outcome import Refusal
 from stages.lib.data import some_images, tiles
+from stages.lib.data.crop import Frame, evaluation
 from stages.lib.data.index import Index, read_index
-from stages.lib.data.preparation import preparation_of
 from stages.lib.data.published import shards_of
 from stages.lib.data.sprite import sprite
-from stages.lib.models import folder
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
@@ -64,18 +64,35 @@ def main() -> None:
     cfg, system = load.load("evaluate", Evaluate), load.load("system", System)
     index = read_index(Path(f"data/index/{set_name}.parquet"), cfg.split)
     shards = shards_of(set_name, load.load_optional("shard", "published_uri", PublishedUri), system)
-    model = Path(f"data/models/{name}")
     told = told_by(Path(f"data/predictions/{name}.parquet"), index)
     shown = list(chosen(told, index))
-    config = folder.config_of(model)
-    preparation = preparation_of(config["pretrained_cfg"], model / folder.CONFIG)
-    preparation = replace(preparation, size=min(TILE, preparation.size))
-    seen = some_images.seen(index, shards, [row for _, row in shown], preparation.frame)
+    config = config_of(Path(f"data/models/{name}/config.json"))
+    tile = min(TILE, config["pretrained_cfg"]["input_size"][-1])
+    seen = some_images.seen(index, shards, [row for _, row in shown], frame_of(config, tile))
     tiles.save(Path(f"data/samples/{name}-images.png"), sprite(seen, COLUMNS))
     write_rows(Path(f"data/plots/{name}-images.csv"), shown, told, index)
-    about = {"tile": preparation.size, "columns": COLUMNS, "tiles": len(shown), "attention": attending(config)}
+    about = {"tile": tile, "columns": COLUMNS, "tiles": len(shown), "attention": attending(config)}
     with files.replace(Path(f"data/looks/{name}.json")) as temporary:
         temporary.write_text(json.dumps(about, indent=1) + "\n")
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    """A model's config.json. Raises Refusal where it is missing or damaged; `evaluate` has refused what cannot be done."""
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        frame_of(config, 1)(1, 1), attending(config), int(config["pretrained_cfg"]["input_size"][-1])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Refusal(
+            f"{path} is missing or damaged ({type(error).__name__}: {error}); `dvc checkout {path.parent}` restores it."
+        ) from error
+    return config
+
+
+def frame_of(config: dict[str, Any], size: int) -> Callable[[int, int], Frame]:
+    """(width, height) -> what the model sees of an image of that size, `size` pixels a side."""
+    wanted = config["pretrained_cfg"]
+    resample = Image.Resampling[wanted["interpolation"].upper()]
+    return lambda width, height: evaluation(width, height, size, wanted["crop_pct"], resample)
 
 
 def told_by(path: Path, index: Index) -> Told:

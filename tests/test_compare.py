@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import compare, report
+from stages import compare
 from stages.lib.core.outcome import Refusal
 from stages.lib.data import predictions
 from tests.workspace import environment
@@ -128,21 +128,17 @@ def test_compare__refuses_other_images_labels_and_stale_metrics(runs: Path, monk
         compare.main()
 
 
-def test_report__lists_and_starts_it(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_report__lists_and_starts_it(runs: Path) -> None:
+    """`python -m stages.report compare` becomes stages.compare, exit code and all."""
     (runs / "stages").symlink_to(Path(__file__).parents[1] / "stages")
-    monkeypatch.setattr(sys, "argv", ["report", "compare", "a", "b"])
-    report.main()
-    assert "Verdict: B is 13.00 points better" in capfd.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["report", "compare", "a", "nowhere"])
-    with pytest.raises(Refusal, match="what was wrong stands above"):
-        report.main()
-    assert "'nowhere' is no folder" in capfd.readouterr().err
+    command = [sys.executable, "-m", "stages.report"]
+    done = subprocess.run([*command, "compare", "a", "b"], capture_output=True, text=True, check=True)
+    assert "Verdict: B is 13.00 points better" in done.stdout
+    done = subprocess.run([*command, "compare", "a", "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 2 and "'nowhere' is no folder" in done.stderr
     (runs / "params.yaml").write_text("sets: {main: toy, transfer: []}\nreport: {title: T, worst_classes: 0}\n")
-    monkeypatch.setattr(sys, "argv", ["report", "--help"])
-    with pytest.raises(Refusal, match=r"stages\.report compare A B"):
-        report.main()
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 2 and "compare A B [--model student] [--head ...]" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""DeiT III's recipe through the stages: killed and resumed, divided among processes, fine-tuned larger, and timm's own model at the end."""
+"""DeiT III through the stages: killed and resumed, divided among processes, fine-tuned larger; timm loads what comes out."""
 
 import json
 import shutil

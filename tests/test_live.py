@@ -203,16 +203,15 @@ def test_run__that_is_held_is_at_work_and_says_how_far_it_is(tmp_path: Path) -> 
         assert (run.step, run.steps, run.gpus, run.seconds, run.done) == (120, 200, 2, 3600, False)
         assert run.holder.startswith(f"process {os.getpid()} on ")
         assert run.seconds_left == pytest.approx(80 * 64 / 128 * (1 + 590 / 3000))
-        (
-            folder / "took.json"
-        ).unlink()  # before the first checkpoint, what was predicted of this recipe tells the length
-        assert live_runs.read(root).runs["distill"].steps == 200
+        (folder / "took.json").unlink()
+        assert live_runs.read(root).runs["distill"].steps == 200  # before the first checkpoint, by what was predicted
         write(folder / "identity.json", IDENTITY | {"params": [{"lr": 3}]})  # of another recipe nobody knows
         assert live_runs.read(root).runs["distill"].steps is None
     tell = write(tmp_path / "told" / "progress.json", {"step": 130, "steps": 200, "seconds_left": 7.5}).parent
-    child = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {"TUTELAGE_TELL": str(tell)}
-    )
+    program = [sys.executable, "-c", "print(flush=True); input()"]
+    variables = os.environ | {"TUTELAGE_TELL": str(tell)}
+    child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables)
+    assert child.stdout and child.stdout.readline()  # it runs: until then it has no variables to be read
     try:  # a flow's child is told where to say more
         assert live_runs._told(f"process {child.pid} on {os.uname().nodename}")["seconds_left"] == 7.5
         assert live_runs._told(f"process {child.pid} on another-host") == {}
@@ -274,7 +273,8 @@ def test_page__says_what_is_known_and_escapes_what_comes_from_files(tmp_path: Pa
     said = text_of(html)
     assert "distill at work now. 0 of 4 stages have nothing to do (2 stale, 2 after those)." in said
     for words in ("step 120 of 200 · loss 2.5 · 128 images/s · 25% of the time waiting for data · 2.0 GB", "48 s left",
-                  "1 h 0 min", "2 h 0 min", "4.00", "40 GPU-h", "81.25", "400", "batches of 64, fp32, 2.00 GB, a &lt;processor&gt;", "50", "batches of 8",
+                  "1 h 0 min", "2 h 0 min", "4.00", "40 GPU-h", "81.25", "400",
+                  "batches of 64, fp32, 2.00 GB, a &lt;processor&gt;", "50", "batches of 8",
                   "code 2", "The report"):  # fmt: skip
         assert words in said, words
     assert "GPU-hours of that 2 seconds" in said and "that cost 4.00" in said  # an hour on two GPUs, at 2 each

@@ -16,9 +16,11 @@ from stages import attend, evaluate, look
 from stages.lib.core.outcome import Refusal
 from stages.lib.data import some_images
 from stages.lib.data.index import read_index
+from stages.lib.data.preparation import preparation_of
 from stages.lib.data.sprite import sprite
 from stages.lib.models import architecture, deit, folder, token_path
 from stages.lib.params.vit import ViT
+from tests import closure
 from tests.looked_at import lay_out, main
 from tests.test_evaluate import CLASSES, SET, save_student, save_teacher
 
@@ -71,7 +73,7 @@ def test_look__shows_the_surest_right_and_wrong_answers(project: Path, monkeypat
     sheet = np.asarray(Image.open(project / "data/samples/student-images.png"))
     index = read_index(project / f"data/index/{SET}.parquet", "val")
     model = project / "data/models/student"
-    prepared = look.preparation_of(folder.config_of(model)["pretrained_cfg"], model)
+    prepared = preparation_of(folder.config_of(model)["pretrained_cfg"], model)
     for place in (0, len(rows) - 1):
         row = index.keys.index(rows[place]["key"])
         expected = some_images.seen(index, project / f"data/shards/{SET}", [row], prepared.frame)[0].transpose(1, 2, 0)
@@ -89,9 +91,22 @@ def test_look__predictions_of_other_images_are_refused(project: Path, monkeypatc
     pq.write_table(table.slice(1), path, write_page_checksum=True)
     with pytest.raises(Refusal, match="is not about the val images of tiny"):
         main(monkeypatch, project, look, "student", SET)
+    pq.write_table(table, path, write_page_checksum=True)
+    config = project / "data/models/student/config.json"
+    for damaged in ("{", "[]", "{}", config.read_text().replace("bicubic", "by hand")):
+        config.write_text(damaged)
+        with pytest.raises(Refusal, match=r"config\.json is missing or damaged"):
+            main(monkeypatch, project, look, "student", SET)
     path.unlink()
     with pytest.raises(Refusal, match="dvc repro evaluate@student"):
         main(monkeypatch, project, look, "student", SET)
+
+
+def test_look__needs_no_torch() -> None:
+    """Three stages that start at once, and nothing of a model's code makes them stale."""
+    files, packages = closure.closure(closure.ROOT / "stages/look.py")
+    assert not packages & {"torch", "timm", "torchvision"} and {"numpy", "PIL", "pyarrow"} <= packages
+    assert not any("/models/" in str(file) for file in files)
 
 
 def test_sample__does_not_move_when_images_come_and_go() -> None:

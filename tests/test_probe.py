@@ -11,17 +11,19 @@ import torch
 from PIL import Image
 
 from stages import pretrain, probe
-from stages.lib.core import files
+from stages.lib.core import files, load
 from stages.lib.core.outcome import Refusal
 from stages.lib.data.batch import Batch
-from stages.lib.models import mae_folder, teacher
+from stages.lib.models import mae_folder, stand_in, teacher
 from stages.lib.models.mae import MAE, patchify
 from stages.lib.models.mae_features import class_token
 from stages.lib.models.readout import Readout
 from stages.lib.objectives.read_out import ReadOut
+from stages.lib.params.everything import Everything
 from stages.lib.params.pretrain import Decoder
 from stages.lib.params.vit import ViT
 from stages.lib.training.lars import Lars
+from tests import workspace
 from tests.looked_at import lay_out, main, relabel
 from tests.test_evaluate import SET
 from tests.workspace import edit, run
@@ -182,11 +184,6 @@ def test_readout__is_all_that_trains_and_all_a_checkpoint_holds() -> None:
 @pytest.mark.slow
 def test_probe__an_untrained_encoder_knows_less(tmp_path: Path) -> None:
     """On the embedded digits, with the embedded recipe."""
-    from stages.lib.core import load
-    from stages.lib.models import stand_in
-    from stages.lib.params.everything import Everything
-    from tests import workspace
-
     workspace.lay_out(tmp_path)
     edit(tmp_path, {"pretrain.epochs": 30, "pretrain.schedule.warmup_epochs": 3})
     for stage in ("scan", "ingest", "shard", "pretrain", "probe"):
@@ -202,3 +199,20 @@ def test_probe__an_untrained_encoder_knows_less(tmp_path: Path) -> None:
     assert all(
         untrained["reconstruction"][n]["loss"] > trained["reconstruction"][n]["loss"] for n in ("50", "75", "90")
     )
+
+
+@pytest.mark.slow
+def test_probe_and_curve__of_two_processes_are_those_of_one(project: Path, tmp_path: Path) -> None:
+    """Pictures and neighbours to the bit, the linear classifier to rounding: gradients are added in another order."""
+    other = Path(shutil.copytree(project, tmp_path / "two", symlinks=True))
+    edit(other, {"system.ranks": 2})
+    for folder in (project, other):
+        run(folder, "stages.probe", SET)
+    one, two = (json.loads((folder / OUTS[0]).read_text()) for folder in (project, other))
+    assert one["knn"] == two["knn"] and one["reconstruction"] == two["reconstruction"]
+    assert one["linear"]["nll"] == pytest.approx(two["linear"]["nll"], abs=1e-4)
+    shutil.rmtree(other / "data/runs")
+    run(other, "stages.pretrain", SET)
+    for ours, theirs in zip(curve(project), curve(other), strict=True):
+        assert float(ours["val_loss"]) == pytest.approx(float(theirs["val_loss"]), abs=1e-4)
+        assert abs(float(ours["knn_top1"]) - float(theirs["knn_top1"])) < 6  # of 37 images two

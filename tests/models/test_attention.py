@@ -54,6 +54,20 @@ def of_timm(model: deit.VisionTransformer, images: Tensor) -> Tensor:
     return seen[0]
 
 
+@pytest.mark.parametrize("class_position", [True, False])
+def test_attention__of_deit_iii_is_timms_too(class_position: bool) -> None:
+    """LayerScale, and a class token without a position."""
+    torch.manual_seed(2)
+    vit = ViT(patch_size=4, width=24, depth=2, heads=3, layer_scale=0.5, class_position=class_position)
+    model = deit.create(vit, 12, 5, distilled=False).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    images = pixels()
+    wanted = of_timm(model, images).mean(1)[:, :1, 1:].unflatten(2, (3, 3))
+    torch.testing.assert_close(attention(model, images), wanted, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("distilled", [False, True])
 def test_attention__is_the_mean_over_heads_of_what_timm_computes(distilled: bool) -> None:
     """Every token before the patches has its map, which sums to what those tokens leave; one head alone is told apart."""

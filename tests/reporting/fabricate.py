@@ -37,6 +37,15 @@ def whole(root: Path, params: str = PARAMS, classes: list[str] = CLASSES) -> Pat
     stored(data, "digits-7-9", anew=0)
     for name in ("teacher", "mae", "student", "finetuned"):
         gate(data, f"model-{name}")
+    rejected(data, "digits-0-6", {"3/broken<1>.png": "cannot be decoded: truncated after 57 bytes"})
+    agreement(data)
+    probe(data, percents=(50, 75, 90))
+    for model in ("teacher", "student", "finetuned"):
+        reliability(data, model, heads=1 if model == "teacher" else 2)
+        album(data, model, classes)
+    for model in ("student", "finetuned"):
+        tokens(data, model)
+        picture(data / "samples" / f"{model}-attention.png", 12, 3)
     return data
 
 
@@ -66,10 +75,14 @@ def metrics(data: Path, model: str, set_name: str, classes: int, heads: int, top
     """data/metrics/<model>.json; every number differs from every other, so that none can stand in for another."""
 
     def head(shift: float) -> dict[str, float]:
-        many = {"top5": round(99.5 + shift / 10, 4)} if classes > 5 else {}
+        five = round(99.5 + shift / 10, 4)
+        many = {"top5": five, "top5_low": round(five - 1.2131, 4), "top5_high": round(five + 0.3117, 4)}
         return {
             "top1": round(top1 + shift, 4),
-            **many,
+            "top1_low": round(top1 + shift - 2.7113, 4),
+            "top1_high": round(top1 + shift + 0.9219, 4),
+            "ece": round(1.7 + (100 - top1) / 7 + shift / 9, 4),
+            **(many if classes > 5 else {}),
             "mean_per_class": round(top1 + shift - 0.3217, 4),
             "nll": round(0.1 + 0.05 * (100 - top1) / 3 - shift / 20, 6),
         }
@@ -86,6 +99,7 @@ def metrics(data: Path, model: str, set_name: str, classes: int, heads: int, top
         "images": 215 if set_name == "digits-0-6" else 107,
         "classes": classes,
         "image_size": 24 if model == "finetuned" else 16,
+        "macs": {"teacher": 1_234_567, "student": 8_765_433, "finetuned": 19_283_747}.get(model, 8_765_102),
         "parameters": {"teacher": 213_456, "student": 452_103, "finetuned": 454_119}.get(model, 451_001),
         "heads": {name: head(shift) for name, shift in shifts.items()},
     }
@@ -120,20 +134,14 @@ def history(data: Path, model: str, epochs: int, distilled: bool = False, labell
 
 def mistakes_of(data: Path, model: str, classes: list[str], wrong: int, images: int = 31) -> None:
     """data/plots/<model>-confusion.csv and -classes.csv: class i is taken for its neighbour `wrong - i` times."""
-    pairs, rows = [], []
+    pairs: list[tuple[object, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for number, actual in enumerate(classes):
         missed = max(0, wrong - number)
         pairs += [(actual, classes[(number + 1) % len(classes)])] * missed + [(actual, actual)] * (images - missed)
         rows.append((actual, images, f"{100 * (images - missed) / images:.4f}"))
-    (data / "plots").mkdir(parents=True, exist_ok=True)
-    for kind, head, lines in (
-        ("confusion", ("actual", "predicted"), pairs),
-        ("classes", ("class", "images", "top1"), rows),
-    ):
-        with (data / "plots" / f"{model}-{kind}.csv").open("w", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(head)
-            table.writerows(lines)
+    write_csv(data / "plots" / f"{model}-confusion.csv", ("actual", "predicted"), list(pairs))
+    write_csv(data / "plots" / f"{model}-classes.csv", ("class", "images", "top1"), list(rows))
 
 
 def picture(path: Path, rows: int, columns: int, size: int = 16) -> None:
@@ -209,3 +217,85 @@ def gate(data: Path, name: str, passed: bool = True, classes: list[str] = CLASSE
     }
     write_json(data / "gate-details" / f"{name}.json", values)
     return values
+
+
+def write_csv(path: Path, head: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    """As the stages write CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(head)
+        table.writerows(rows)
+
+
+def rejected(data: Path, name: str, reasons: dict[str, str]) -> None:
+    """data/manifest/<set>-rejected.csv."""
+    write_csv(data / "manifest" / f"{name}-rejected.csv", ("member", "reason"), list(reasons.items()))
+
+
+def agreement(data: Path) -> None:
+    """data/metrics/agreement.json: percents of images on which two disagree, every one different."""
+    pairs = [
+        "teacher_class",
+        "teacher_dist",
+        "teacher_fused_logits",
+        "teacher_label",
+        "class_dist",
+        "class_fused_logits",
+    ]
+    pairs += ["class_label", "dist_fused_logits", "dist_label", "fused_logits_label"]
+    values: dict[str, Any] = {"set": "digits-0-6", "split": "val", "images": 215}
+    for step, model in enumerate(("student", "finetuned")):
+        values[model] = {pair: round(1.1163 + 0.4651 * place + 0.0517 * step, 4) for place, pair in enumerate(pairs)}
+    write_json(data / "metrics" / "agreement.json", values)
+
+
+def probe(data: Path, percents: tuple[int, ...]) -> None:
+    """data/metrics/probe.json and a picture a mask ratio."""
+    values: dict[str, Any] = {"set": "digits-0-6", "split": "val", "images": 215}
+    values["knn"] = {"k": 19, "top1": 77.3812, "top1_low": 72.2219, "top1_high": 82.5401}
+    values["linear"] = {"top1": 70.2377, "top1_low": 64.6829, "top1_high": 75.7941, "top5": 98.4131}
+    values["linear"] |= {"mean_per_class": 70.0993, "ece": 17.7309, "nll": 1.360806}
+    values["reconstruction"] = {str(percent): {"loss": round(0.4 + percent / 300, 6)} for percent in percents}
+    write_json(data / "metrics" / "probe.json", values)
+    for percent in percents:
+        picture(data / "samples" / f"mae-{percent}.png", 3, 8)
+
+
+def reliability(data: Path, model: str, heads: int) -> None:
+    """data/plots/<model>-reliability.csv: five bins, the lowest without an image."""
+    rows: list[tuple[object, ...]] = []
+    for number, head in enumerate(["class", "dist", "fused_logits", "fused_probs"][: 4 if heads > 1 else 1]):
+        rows.append((head, 0.0, 0.2, 0, "", ""))
+        for place, images in enumerate((3, 12, 40, 160), 1):
+            said = 0.2 * place + 0.11
+            rows.append((head, 0.2 * place, 0.2 * (place + 1), images, f"{said:.6f}", f"{said - 0.03 * number:.6f}"))
+    write_csv(
+        data / "plots" / f"{model}-reliability.csv", ("head", "low", "high", "images", "confidence", "accuracy"), rows
+    )
+
+
+def album(data: Path, model: str, classes: list[str]) -> None:
+    """data/plots/<model>-images.csv and its tiles: 12 best, 3 worst, 12 of a sample."""
+    rows: list[tuple[object, ...]] = []
+    for place, kind in enumerate(["best"] * 12 + ["worst"] * 3 + ["sample"] * 12):
+        actual = classes[place % len(classes)]
+        said = classes[(place + (kind == "worst")) % len(classes)]
+        sure = 0.999 - 0.011 * place
+        nll = 3.5 + place / 10 if kind == "worst" else -math.log(sure)
+        rows.append((kind, place, f"{actual}/{place:04d}", actual, said, f"{sure:.6f}", f"{nll:.6f}"))
+    head = ("kind", "place", "key", "actual", "predicted", "probability", "nll")
+    write_csv(data / "plots" / f"{model}-images.csv", head, rows)
+    sheet = np.zeros((3 * 16, 12 * 16, 3), np.uint8)
+    for place in range(len(rows)):
+        sheet[place // 12 * 16 : place // 12 * 16 + 16, place % 12 * 16 : place % 12 * 16 + 16] = 9 * place
+    Image.fromarray(sheet).save(data / "samples" / f"{model}-images.png")
+
+
+def tokens(data: Path, model: str) -> None:
+    """data/plots/<model>-tokens.csv: two tokens that grow alike over four blocks."""
+    rows: list[tuple[object, ...]] = [
+        (layer, f"{0.06 + 0.2 * layer:.6f}", f"{0.02 + 0.19 * layer:.6f}", f"{0.1 + 0.21 * layer:.6f}")
+        for layer in range(5)
+    ]
+    write_csv(data / "plots" / f"{model}-tokens.csv", ("layer", "cosine", "low", "high"), rows)

@@ -88,8 +88,9 @@ def test_welch__where_one_side_spreads_more_is_scipys() -> None:
     assert noise._welch(np.ones(3), np.ones(2)) == (1, 0, 0) and noise._welch(np.ones(3), np.zeros(2))[0] == 0
 
 
-def test_verdict__is_right_about_noise_at_its_rate() -> None:
+def test_verdict__is_right_about_noise_at_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 200 pairs of equal recipes at most 1 in 20, and a little, is called better; of pairs 12 points apart nearly all."""
+    monkeypatch.setattr(noise, "DRAWS", 2_000)
     rng = np.random.default_rng(2)
     called = {0.0: 0, 12.0: 0}
     for gain in called:

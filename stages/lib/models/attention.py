@@ -23,10 +23,12 @@ def attention(model: VisionTransformer, images: Tensor) -> Tensor:
     """
     first = deit.prefix(model)
     with torch.no_grad():
-        embedded = model.patch_embed(images)
-        tokens = torch.cat([*(token.expand(len(images), -1, -1) for token in first), embedded], dim=1)
+        patches, positions = model.patch_embed(images), deit.positions_of(model).detach()
+        if model.no_embed_class:  # DeiT III: only patches have positions
+            patches, positions = patches + positions, torch.zeros_like(positions[:, :1])
+        tokens = torch.cat([*(token.expand(len(images), -1, -1) for token in first), patches], dim=1) + positions
         before = cast(nn.Sequential, model.blocks[:-1])
-        weights = last_weights(cast(Block, model.blocks[-1]), blocks.run(before, tokens + deit.positions_of(model)))
+        weights = last_weights(cast(Block, model.blocks[-1]), blocks.run(before, tokens))
     rows, columns = model.patch_embed.grid_size
     return weights.mean(1)[:, : len(first), len(first) :].unflatten(2, (rows, columns))
 

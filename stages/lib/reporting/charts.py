@@ -319,3 +319,162 @@ def matrix(cells: Sequence[Row], classes: Sequence[str], alternative: str, table
         "layer": layers,
     }
     return drawn(spec, alternative, table)
+
+
+def band(
+    rows: Sequence[Row], x: str, y: str, titles: tuple[str, str], colour: str, alternative: str, table: str
+) -> str:
+    """A line through rows {x, y, low, high} with a band from low to high."""
+    ends: Spec = {"field": y, "type": "quantitative", "title": titles[1]}
+    told = [{"field": one, "type": "quantitative", "format": ".4~g"} for one in (x, y, "low", "high")]
+    spec = {
+        "height": 200,
+        "data": {"values": list(rows)},
+        "encoding": {
+            "x": {
+                "field": x,
+                "type": "quantitative",
+                "title": titles[0],
+                "axis": {"tickMinStep": 1, "grid": False},
+                "scale": {"nice": False},
+            },
+            "tooltip": told,
+        },
+        "layer": [
+            {
+                "mark": {"type": "area", "opacity": 0.2, "color": hue(colour)},
+                "encoding": {"y": ends | {"field": "low"}, "y2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "line", "strokeWidth": 2, "color": hue(colour), "point": {"color": hue(colour)}},
+                "encoding": {"y": ends},
+            },
+        ],
+    }
+    return drawn(spec, alternative, table)
+
+
+def reliability(rows: Sequence[Row], heads: Sequence[tuple[str, str]], alternative: str, table: str) -> str:
+    """Accuracy over confidence of rows {head, confidence, accuracy, images}, the diagonal where they are equal.
+
+    heads: (head, colour) in the order of the legend.
+    """
+    scale = {"domain": [head for head, _ in heads], "range": [hue(colour) for _, colour in heads]}
+    unit = {"domain": [0, 1]}
+    axis = {"format": "%", "tickCount": 5}
+    points: Spec = {
+        "x": {
+            "field": "confidence",
+            "type": "quantitative",
+            "title": "it says it is sure to",
+            "scale": unit,
+            "axis": axis,
+        },
+        "y": {"field": "accuracy", "type": "quantitative", "title": "it is right in", "scale": unit, "axis": axis},
+        "color": {"field": "head", "type": "nominal", "scale": scale, "legend": {"title": None, "columns": 2}},
+    }
+    only = {"condition": {"param": "chosen", "value": 1}, "value": 0.12}
+    told: list[Spec] = [{"field": "head", "type": "nominal"}, {"field": "images", "type": "quantitative"}]
+    told += [{"field": one, "type": "quantitative", "format": ".1%"} for one in ("confidence", "accuracy")]
+    size = {"field": "images", "type": "quantitative", "legend": None, "scale": {"type": "sqrt", "range": [20, 260]}}
+    spec = {
+        "height": 260,
+        "layer": [
+            {
+                "data": {"values": [{"at": 0}, {"at": 1}]},
+                "mark": {"type": "line", "color": hue("muted"), "strokeDash": [4, 4]},
+                "encoding": {
+                    "x": {"field": "at", "type": "quantitative"},
+                    "y": {"field": "at", "type": "quantitative"},
+                },
+            },
+            {
+                "params": [{"name": "chosen", "select": {"type": "point", "fields": ["head"]}, "bind": "legend"}],
+                "mark": {"type": "line", "strokeWidth": 1.5},
+                "encoding": points | {"opacity": only},
+            },
+            {
+                "mark": {"type": "point", "filled": True},
+                "encoding": points | {"opacity": only, "size": size, "tooltip": told},
+            },
+        ],
+        "data": {"values": list(rows)},
+    }
+    return drawn(spec, alternative, table)
+
+
+def scatter(
+    rows: Sequence[Row],
+    families: Sequence[tuple[str, str]],
+    costs: Sequence[tuple[str, str]],
+    alternative: str,
+    table: str,
+) -> str:
+    """Top-1 of rows {name, family, top1, own, ...costs} over a cost on a logarithmic axis; the signal `cost` names which.
+
+    families: (family, colour); costs: (key of a row, its title), the first is drawn at first. A row without that cost is left out.
+    """
+    scale = {"domain": [name for name, _ in families], "range": [hue(colour) for _, colour in families]}
+    told: list[Spec] = [
+        {"field": "name", "type": "nominal"},
+        {"field": "top1", "type": "quantitative", "title": "top-1, %"},
+    ]
+    told += [{"field": key, "type": "quantitative", "title": title, "format": ",.5~g"} for key, title in costs]
+    shapes = {"domain": [False, True], "range": ["circle", "diamond"]}
+    spec = {
+        "height": 340,
+        "data": {"values": list(rows)},
+        "params": [
+            {"name": "cost", "value": costs[0][0]},
+            {"name": "chosen", "select": {"type": "point", "fields": ["family"]}, "bind": "legend"},
+        ],
+        "transform": [{"calculate": "datum[cost]", "as": "at"}, {"filter": "isValid(datum.at)"}],
+        "mark": {"type": "point", "filled": True, "size": 90},
+        "encoding": {
+            "x": {
+                "field": "at",
+                "type": "quantitative",
+                "title": None,
+                "scale": {"type": "log", "nice": False, "padding": 14},
+                "axis": {"format": "~g", "tickCount": 6, "grid": False},
+            },
+            "y": {
+                "field": "top1",
+                "type": "quantitative",
+                "title": "top-1, percent",
+                "scale": {"zero": False, "nice": True},
+            },
+            "color": {"field": "family", "type": "nominal", "scale": scale, "legend": {"title": None, "columns": 3}},
+            "shape": {"field": "own", "type": "nominal", "scale": shapes, "legend": None},
+            "opacity": {"condition": {"param": "chosen", "value": 0.95}, "value": 0.12},
+            "tooltip": told,
+        },
+    }
+    return drawn(spec, alternative, table)
+
+
+def bars(
+    rows: Sequence[Row], of: str, who: str, value: str, colours: dict[str, str], alternative: str, table: str
+) -> str:
+    """Bars of rows {of, who, value}: a group for each `of`, in the order given, a bar for each `who`, coloured by it."""
+    scale = {"domain": list(colours), "range": [hue(colour) for colour in colours.values()]}
+    groups = len({row[of] for row in rows})
+    spec = {
+        "height": 40 + 34 * groups,
+        "data": {"values": list(rows)},
+        "mark": {"type": "bar"},
+        "encoding": {
+            "y": {
+                "field": of,
+                "type": "nominal",
+                "sort": None,
+                "title": None,
+                "axis": {"labelLimit": 240, "ticks": False, "domain": False, "labelColor": hue("ink")},
+            },
+            "yOffset": {"field": who, "type": "nominal", "sort": list(colours)},
+            "x": {"field": value, "type": "quantitative", "title": value},
+            "color": {"field": who, "type": "nominal", "scale": scale, "legend": {"title": None}},
+            "tooltip": [{"field": of}, {"field": who}, {"field": value, "type": "quantitative", "format": ".2f"}],
+        },
+    }
+    return drawn(spec, alternative, table)

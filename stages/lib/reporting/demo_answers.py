@@ -188,7 +188,7 @@ def _pixels(images: Tensor, preparation: Preparation) -> np.ndarray:
 
 
 def lit(seen: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """u8[H, W, 3] and attention f[rows, columns] -> the image under amber, the more the more a patch is looked at; not at all at 0."""
+    """u8[H, W, 3] and attention f[rows, columns] -> the image under amber, as much as each patch is looked at."""
     strength = weights / max(float(weights.max()), 1e-12)
     rows, columns = (side // count for side, count in zip(seen.shape[:2], weights.shape, strict=True))
     share = MOST_AMBER * np.kron(strength, np.ones((rows, columns)))[..., None]

@@ -124,6 +124,7 @@ function take(file) {
   bytes = file;
   answer();
 }
+$('file').addEventListener('click', event => { event.target.value = ''; });
 $('file').addEventListener('change', event => take(event.target.files[0]));
 document.addEventListener('paste', event => take(event.clipboardData.files[0]));
 function over(yes) { document.body.classList.toggle('over', yes); }
@@ -200,8 +201,8 @@ def page(model: str, about: Sequence[str], samples: Sequence[tuple[str, str]], p
         + markup.section(
             "attention",
             "Where the tokens look",
-            "<p>Attention of the last block, mean over its heads: the more amber a patch, the more a token takes from it. It shows where "
-            'it looks there, and does not explain the answer.</p><div id="tokens" class="shown"></div>',
+            "<p>Attention of the last block, mean over its heads: the more amber a patch, the more a token takes from it. It shows "
+            'where it looks there, and does not explain the answer.</p><div id="tokens" class="shown"></div>',
         )
         + markup.section("painting", "What the masked autoencoder paints", _painting(paints))
         + "</div>"

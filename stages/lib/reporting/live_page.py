@@ -394,7 +394,7 @@ def duration(seconds: float | None) -> str:
 
 
 def _units(whole: int) -> list[str]:
-    found = []
+    found: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, whole = divmod(whole, size)
         if count or found:

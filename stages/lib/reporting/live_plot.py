@@ -8,7 +8,7 @@ from typing import Any
 from stages.lib.reporting import markup
 from stages.lib.reporting.live_runs import number
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 320, 56, 90, 16, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 320, 56, 90, 28, 44
 """Pixels: of the picture, and around the plot."""
 
 
@@ -87,7 +87,7 @@ def picture(found: Sequence[Point]) -> str:
     ]
     parts += [
         _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "images/s", "middle"),
-        _text(4, TOP - 4, "top-1 %", "start"),
+        _text(4, TOP - 14, "top-1 %", "start"),
     ]
     for point in found:
         about = f"{point.model}: {point.images_per_second:,.0f} images/s, top-1 {point.top1:.2f} %"

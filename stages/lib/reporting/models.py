@@ -1,6 +1,6 @@
 """The models in the order they are made: what each is, how its training went, what it can do."""
 
-from stages.lib.reporting import charts, commands, markup, pictures, tables
+from stages.lib.reporting import charts, commands, markup, pictures, probed, tables
 from stages.lib.reporting.charts import Line
 from stages.lib.reporting.inputs import History
 from stages.lib.reporting.material import Material, Model
@@ -31,7 +31,8 @@ def mae(found: Material) -> str:
     shown = pictures.picture(
         found.folder, "mae", caption, "Rows of images: originals, masked, reconstructed by the autoencoder"
     )
-    evidence = markup.grid([_training(found, found.models["mae"]), shown], "two") + curves(found.models["mae"])
+    left = markup.element("div", _training(found, found.models["mae"]) + probed.features(found))
+    evidence = markup.grid([left, probed.painted(found) or shown], "two") + curves(found.models["mae"])
     return markup.section("mae", "MAE", markup.paragraph(intro) + evidence)
 
 
@@ -79,13 +80,14 @@ def _evidence(found: Material, model: Model) -> str:
     """Numbers and curves of a model, or a sentence where there are none."""
     parts = [_training(found, model)]
     if model.metrics:
-        both = tables.heads(model.metrics, found.ledger) + tables.agreement(model.metrics, found.ledger)
-        parts.append(markup.element("div", both))
+        parts.append(tables.agreement(model.metrics, found.ledger))
+        accuracy = tables.heads(model.metrics, found.ledger)
     else:
+        accuracy = ""
         parts.append(
             markup.absent(f"It has not been measured: there is no {_made(f'data/metrics/{model.name}.json')}.")
         )
-    return markup.grid(parts, "two") + curves(model)
+    return markup.grid([part for part in parts if part], "two") + accuracy + curves(model)
 
 
 def _training(found: Material, model: Model) -> str:
@@ -97,6 +99,7 @@ def _training(found: Material, model: Model) -> str:
     lines: list[tuple[str, Fact | None]] = [
         ("Architecture, in timm's words", details.fact("facts.architecture") if details else None),
         ("Parameters", size.fact(key) if size else None),
+        ("Multiply-accumulates of one image", model.metrics.fact("macs") if model.metrics else None),
         ("Image size, pixels", model.metrics.fact("image_size") if model.metrics else None),
         ("Epochs trained", history.epochs()),
         ("Training loss at the end", history.last("loss")),
@@ -126,6 +129,11 @@ def curves(model: Model) -> str:
         charts.curves(f"{model.title}: loss", unit, _losses(history, model.colour)),
         charts.curves(
             f"{model.title}: validation top-1", "percent", [Line("", history.column("val_top1"), model.colour)]
+        ),
+        charts.curves(
+            f"{model.title}: top-1 by nearest neighbours",
+            "percent",
+            [Line("", history.column("knn_top1"), model.colour)],
         ),
         charts.curves(
             f"{model.title}: learning rate", "rate at the epoch's end", [Line("", history.column("lr"), "muted")]

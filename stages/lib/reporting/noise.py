@@ -14,7 +14,7 @@ from scipy import stats
 
 from stages.lib.data import chance
 
-DRAWS = 200_000
+DRAWS = 100_000
 SEED = 0  # the same runs, the same sentence
 LEVEL = 0.05
 

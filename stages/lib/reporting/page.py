@@ -5,7 +5,23 @@ import hashlib
 
 from stages.lib.params.report import Report
 from stages.lib.params.sets import Sets
-from stages.lib.reporting import diagram, gates, how, library, markup, models, results, sets, style, tables
+from stages.lib.reporting import (
+    album,
+    calibration,
+    compared,
+    diagram,
+    gates,
+    heads,
+    how,
+    library,
+    markup,
+    models,
+    results,
+    robust,
+    sets,
+    style,
+    tables,
+)
 from stages.lib.reporting.inputs import Folder
 from stages.lib.reporting.material import Material, gather
 
@@ -64,9 +80,14 @@ PARTS = (
     models.mae,
     models.student,
     models.finetuned,
+    heads.section,
     models.transfer,
     results.results,
+    robust.section,
+    compared.section,
+    calibration.section,
     results.mistaken,
+    album.section,
     how.load,
     how.reproduce,
     sources,

@@ -80,7 +80,7 @@ def _marks(model: Model, metrics: Record) -> list[Mark]:
         value = metrics.number(f"heads.{head}.top1")
         if value is not None and 0 <= value <= 100 and images:
             label = model.title if head == own else f"{model.title}, {tables.TOPS[head].lower()}"
-            marks.append(Mark(label, value, tables.interval(value, images), model.colour, head == own))
+            marks.append(Mark(label, value, tables.measured(metrics, head, images), model.colour, head == own))
     return marks
 
 

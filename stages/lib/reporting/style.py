@@ -97,9 +97,9 @@ background:var(--panel);color:var(--ink);border:1px solid var(--line);box-shadow
 #vg-tooltip-element td.key{color:var(--muted);text-align:right}#vg-tooltip-element h2{border:0;margin:0;padding:0;font-size:.85rem}
 [hidden]{display:none!important}
 .controls{display:flex;flex-wrap:wrap;gap:.4rem 1.2rem;align-items:center;margin:.5rem 0;font-size:.88rem}
-.controls label{display:inline-flex;gap:.5rem;align-items:center}
+.controls label{display:inline-flex;flex-wrap:wrap;gap:.1rem .5rem;align-items:center;max-width:100%}
 select,input[type=search]{font:inherit;color:inherit;background:var(--paper);border:1px solid var(--muted);border-radius:5px;
-padding:.15rem .4rem}input[type=range]{width:min(22rem,55vw);accent-color:var(--mae)}
+padding:.15rem .4rem;max-width:100%;min-width:0}input[type=range]{width:min(22rem,55vw);accent-color:var(--mae)}
 output{font-variant-numeric:tabular-nums;min-width:3.5rem}
 th button{font:inherit;color:inherit;background:none;border:0;padding:0;text-align:inherit;cursor:pointer}
 th button::after{content:" \\2195";opacity:.45}

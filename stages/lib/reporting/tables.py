@@ -13,7 +13,16 @@ HEADS = {
     "fused_logits": "both, mean logits",
     "fused_probs": "both, mean softmax",
 }
-SHARES = {"top1": "Top-1", "top5": "Top-5", "mean_per_class": "Class mean"}
+SHARES = {
+    "top1": "Top-1",
+    "top1_low": "95 %, from",
+    "top1_high": "to",
+    "top5": "Top-5",
+    "top5_low": "95 %, from",
+    "top5_high": "to",
+    "mean_per_class": "Class mean",
+    "ece": "Calibration error",
+}
 TOPS = {"class": "Class head", "dist": "Distillation", "fused_logits": "Both"}
 NO_SUCH_HEAD = '<span class="none" title="this model has no such head">' + markup.DASH + "</span>"
 NORMAL_95 = 1.959964  # 95 % of a normal distribution lies within so many deviations
@@ -34,6 +43,14 @@ def interval(percent: float, images: float) -> tuple[float, float]:
     share, drift = percent / 100, NORMAL_95**2 / images
     middle, half = share + drift / 2, math.sqrt(drift * share * (1 - share) + drift * drift / 4)
     return 100 * (middle - half) / (1 + drift), 100 * (middle + half) / (1 + drift)
+
+
+def measured(metrics: Record, head: str, images: float) -> tuple[float, float]:
+    """(low, high) of a head's top-1 in percent: as measured, else, in metrics from before intervals were, Wilson's."""
+    low, high = (metrics.number(f"heads.{head}.top1_{end}") for end in ("low", "high"))
+    if low is None or high is None:
+        return interval(metrics.number(f"heads.{head}.top1") or 0.0, images)
+    return low, high
 
 
 def heads(metrics: Record, ledger: Ledger) -> str:
