@@ -4,7 +4,8 @@
     python -m benchmarks.claims run distillation --folder F [--seeds 0,1,2]
     python -m benchmarks.claims table                                docs/claims.md from docs/claims/*.json
 
-A run that is finished stands in docs/claims/<claim>.json and is not run again; one that was cut off goes on.
+A run that is finished stands in docs/claims/<claim>.json and is not run again, one that was cut off goes on. Remove that file to
+run a claim anew.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from benchmarks.claims import images, page, results
 from benchmarks.claims.arena import ROOT, Arena
 from benchmarks.claims.claims import CLAIMS
+from benchmarks.claims.recipes import CIFAR
 from stages.lib.core.outcome import Refusal
 
 
@@ -35,9 +37,12 @@ def _data(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     arena = Arena(options.folder.resolve())
-    arena.prepare()
-    for name in options.claims.split(","):
-        claim = CLAIMS[name]
+    names = options.claims.split(",")
+    if unknown := [name for name in names if name not in CLAIMS]:
+        raise Refusal(f"there is no claim {', '.join(unknown)}; there are {', '.join(CLAIMS)}")
+    claims = [CLAIMS[name] for name in names]
+    arena.prepare(sorted({variant.set_name for claim in claims for variant in claim.variants} | {CIFAR}))
+    for claim in claims:
         wanted = options.variants.split(",") if options.variants else [variant.name for variant in claim.variants]
         results.measure(claim, wanted, [int(seed) for seed in options.seeds.split(",")], arena)
 

@@ -6,6 +6,7 @@ What two recipes have in common is made once: DVC's run cache gives a teacher or
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ class Arena:
         """The clone, whose params.yaml is written anew for every run."""
         return self.folder / "work"
 
-    def prepare(self) -> None:
-        """Clone this repository's HEAD, unless a clone is there already, and bring the images into shards.
+    def prepare(self, sets: Collection[str]) -> None:
+        """Clone this repository's HEAD, unless a clone is there already, and bring the images of these sets into shards.
 
         A claim begun at one commit is finished at it.
         """
@@ -41,7 +42,7 @@ class Arena:
             self._say("git", "clone", "--quiet", str(ROOT), str(self.work), cwd=self.folder)
             for key, value in (("cache.dir", str(self.folder / "cache")), ("core.analytics", "false")):
                 self._say("dvc", "config", "--local", key, value, cwd=self.work)
-        gates = [name for name in BASE["sources"] if not (self.work / f"data/gates/shards-{name}.json").exists()]
+        gates = [name for name in sets if not (self.work / f"data/gates/shards-{name}.json").exists()]
         if gates:
             self._write({**BASE})
             self._say("dvc", "repro", *(f"validate-shards@{name}" for name in gates), cwd=self.work)
@@ -74,9 +75,13 @@ class Arena:
             YAML().dump(values, file)
 
     def _say(self, *command: str, cwd: Path) -> str:
-        return subprocess.run(
-            command, cwd=cwd, env=self._environment(), check=True, text=True, stdout=subprocess.PIPE
-        ).stdout
+        """What a command prints. Raises Refusal where it fails; why, it has told the terminal."""
+        done = subprocess.run(command, cwd=cwd, env=self._environment(), text=True, stdout=subprocess.PIPE)
+        if done.returncode:
+            raise Refusal(
+                f"`{' '.join(command)}` failed in {cwd}; what it said stands above. Mend it and run this again"
+            )
+        return done.stdout
 
     def _environment(self) -> dict[str, str]:
         """The stages' own Python, and nothing of a DVC this one may run in."""

@@ -170,7 +170,7 @@ def test_run__a_small_claim_through_dvc(monkeypatch: Any, tmp_path: Path) -> Non
         Variant("moved", {}, model="transfer-digits-0-6", set_name="digits-0-6"),
     )
     claim, place = Claim("small", "", "", "", variants, ()), Arena(tmp_path)
-    place.prepare()
+    place.prepare(list(DIGITS))
     results.measure(claim, ["plain", "both", "moved"], [0], place)
     plain, both, moved = results.read("small")["runs"]
     assert [len(plain["heads"]), len(both["heads"]), len(moved["heads"])] == [1, 3, 1]
