@@ -26,7 +26,8 @@ python -m benchmarks.claims run <claim> --folder <F>             # dvc repro, on
 python -m benchmarks.claims table
 ```
 
-To run a claim anew, remove its `docs/claims/<claim>.json` first. `transfer` wants Stanford Cars as published, or some of it, under `<F>/raw/cars-10` (`cars_train/*.jpg`, `devkit/*.mat`).
+To run a claim anew, remove its `docs/claims/<claim>.json` first. `transfer` wants Stanford Cars as published, or some of it,
+under `<F>/raw/cars-10` (`cars_train/*.jpg`, `devkit/*.mat`).
 
 **Verdicts** are computed. A difference is paired: the same seeds, the same test images. Two 95 % intervals are taken, a t interval
 over seeds and a normal one over images (of each image's difference, averaged over seeds). *Holds*: both lie above 0; *does not
