@@ -22,8 +22,8 @@ ATTENTION = 300  # pixels; a dozen rows of three
 def section(found: Material) -> str:
     """Disagreement, cosines and attention of student and fine-tuned model."""
     intro = markup.paragraph(
-        "DeiT found that the head that learnt from the teacher is the nearer one to it, and that the two tokens start apart and end "
-        "alike without becoming the same. What this run finds stands beside the paper's figures."
+        "DeiT found that the head that learnt from the teacher is the nearer one to it, and that the two tokens start apart and "
+        "end alike without becoming the same. What this run finds stands beside the paper's figures."
     )
     parts = [disagreement(found), markup.grid([tokens(found, found.models[name]) for name in LISTENERS], "two")]
     parts.append(markup.grid([attention(found, found.models[name]) for name in LISTENERS], "two"))
