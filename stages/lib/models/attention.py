@@ -23,7 +23,7 @@ def attention(model: VisionTransformer, images: Tensor) -> Tensor:
     """
     first = deit.prefix(model)
     with torch.no_grad():
-        patches, positions = model.patch_embed(images), deit.positions_of(model)
+        patches, positions = model.patch_embed(images), deit.positions_of(model).detach()
         if model.no_embed_class:  # DeiT III: only patches have positions
             patches, positions = patches + positions, torch.zeros_like(positions[:, :1])
         tokens = torch.cat([*(token.expand(len(images), -1, -1) for token in first), patches], dim=1) + positions
