@@ -102,11 +102,13 @@ RESULTS ?= gpu.jsonl
 bench-gpu:
 	python -m benchmarks.gpu --results $(RESULTS) $(if $(IMAGES),--images $(IMAGES))
 
-# Experiments in a table as wide as a screen: what varies, top-1 of each model's own answer, nothing else. make exp [SHOW="-n 5 --all-commits"]
+# Experiments in a table as wide as a screen: what varies, top-1 of each model, nothing else. make exp [SHOW="-n 5 --all-commits"]
 SHOW ?=
 exp: setup
-	dvc exp show --only-changed --precision 2 --no-pager --drop '$(DROP)' $(SHOW)
-DROP = (nll|_low|_high|ece|top5|per_class|agreement|stamp|images|classes|macs|parameters|image_size|versions|reconstruction)
+	@dvc exp show --only-changed --precision 4 --csv --drop '$(DROP)' $(SHOW) | sed -e 's#data/metrics/##g; s#[.]json:heads##g' \
+	| awk -F, '{for (i = 1; i <= NF; i++) {cell[NR, i] = $$i; if (length($$i) > wide[i]) wide[i] = length($$i)}; if (NF > last) last = NF} \
+	  END {for (row = 1; row <= NR; row++) {for (i = 1; i <= last; i++) printf "%-" wide[i] + 2 "s", cell[row, i]; print ""}}'
+DROP = (Created|parent|State|Executor|typ|fused_probs|heads.dist|nll|_low|_high|ece|top5|per_class|agreement|stamp|images|classes|macs|parameters|image_size|versions|reconstruction)
 
 # Run folders (checkpoints, live logs): list them, or remove all but each stage's newest and those in use.
 runs: setup
