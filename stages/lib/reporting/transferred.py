@@ -1,6 +1,6 @@
 """The transfer table: every set the student was fine-tuned on, beside what DeiT-B reached on the same set (Table 7)."""
 
-from stages.lib.reporting import markup, papers, tables
+from stages.lib.reporting import compared, markup, papers, tables
 from stages.lib.reporting.inputs import Record
 from stages.lib.reporting.material import Material
 from stages.lib.reporting.sources import Ledger
@@ -16,7 +16,7 @@ def table(found: Material) -> str:
     """A row a set that has been measured; "" where none has."""
     pairs = [(name, found.models[f"transfer-{name}"].metrics) for name in found.sets.transfer]
     rows = [_row(name, metrics, found.ledger) for name, metrics in pairs if metrics]
-    return markup.table(CAPTION, HEAD, rows, class_="placed") if rows else ""
+    return markup.table(CAPTION, HEAD, rows, compared.SOURCE, class_="placed") if rows else ""
 
 
 def _row(name: str, metrics: Record, ledger: Ledger) -> list[str]:
