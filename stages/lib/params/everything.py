@@ -77,6 +77,22 @@ class Everything(Frozen):
         return self
 
     @model_validator(mode="after")
+    def teacher_sees_its_size(self) -> Self:
+        """A transformer has a position for each of its own patches: whoever asks it shows images of its size."""
+        if self.teacher.architecture != "vit":
+            return self
+        finetune = self.train.distill if self.finetune.distill == "as-train" else self.finetune.distill
+        size, blocks = self.teacher.views.image_size, {"train": self.train, "finetune": self.finetune}
+        for block, kind in (("train", self.train.distill), ("finetune", finetune)):
+            seen = blocks[block].views.image_size
+            if kind != "none" and seen != size:
+                raise ValueError(
+                    f"teacher.architecture: vit answers about images of teacher.views.image_size {size} alone, and "
+                    f"{block}.views.image_size is {seen}: make them equal, or set {block}.distill to none"
+                )
+        return self
+
+    @model_validator(mode="after")
     def finetune_fits_student(self) -> Self:
         """The student's patches tile the larger image; its heads and teacher allow the loss."""
         patch = self.train.model.patch_size

@@ -14,8 +14,8 @@ LOSSES = (
 
 
 def teacher(found: Material) -> str:
-    """The convnet."""
-    intro = "A convolutional network, a RegNetY, that learns from labels alone; the student will listen to it."
+    """Who answers the student."""
+    intro = "The network that learns from labels alone, or was fetched; the student will listen to it."
     return _model(found, "teacher", intro)
 
 
