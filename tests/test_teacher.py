@@ -14,7 +14,7 @@ import safetensors.torch
 import timm
 import torch
 
-from stages import distill, label
+from stages import distill, finetune, label
 from stages import teacher as stage
 from stages.lib.core.outcome import Refusal
 from stages.lib.models import folder, teacher
@@ -34,7 +34,7 @@ def place(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(sys, "argv", ["stage", SET])
     for variable in ("TUTELAGE_RUNS", "TUTELAGE_RAW", "DVC_ROOT"):
         monkeypatch.delenv(variable, raising=False)
-    for module in (stage, label, distill):
+    for module in (stage, label, distill, finetune):
         monkeypatch.setattr(module, "Watch", lambda: SimpleNamespace(signum=None))
     return made
 
@@ -189,3 +189,36 @@ def test_teacher__a_transformer_of_sizes_that_do_not_fit_is_refused(place: Path)
     refused(stage, "views.image_size 16 is not a multiple of model.patch_size 5")
     use_transformer(place, model={"patch_size": 4, "width": 24, "depth": 2, "heads": 5})
     refused(stage, "width 24 is not a multiple of heads 5")
+
+
+def test_distill__without_the_token_from_stored_labels_to_a_finetuned_student(place: Path) -> None:
+    """One head, a plain DeiT for timm, the same student from stored as from live labels; fine-tuning asks the teacher too."""
+    brief = {"epochs": 1, "image_size": 16}
+    edit(
+        place,
+        {f"{block}.views.{key}": value for block in ("teacher", "train", "finetune") for key, value in brief.items()},
+    )
+    edit(
+        place, {"train.schedule.warmup_epochs": 0, "finetune.schedule.warmup_epochs": 0, "finetune.distill": "as-train"}
+    )
+    edit(place, {"train.distillation_token": False})
+    stage.main()
+    made = []
+    for labels in ("live", "stored"):
+        edit(place, {"train.labels": labels})
+        if labels == "stored":
+            label.main()
+        distill.main()
+        made.append(digest_of(place / "data/models/student/model.safetensors"))
+    assert made[0] == made[1]
+    finetune.main()
+    for name in ("student", "finetuned"):
+        model, config = folder.load(place / "data/models" / name)
+        assert config["architecture"] == "deit_tiny_patch16_224" and not any(
+            "dist" in key for key in model.state_dict()
+        )
+        (row,) = csv.DictReader((place / f"data/history/{name}.csv").open())
+        assert float(row["distillation"]) > 0
+    edit(place, {"train.distill": "none", "finetune.distill": "hard"})
+    with pytest.raises(ValueError, match="needs a student with a distillation token"):
+        finetune.main()

@@ -269,3 +269,8 @@ def test_teacher__a_transformer_of_the_students_sizes() -> None:
 def test_teacher__what_belongs_to_the_other_family_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Teacher.model_validate({**DEFAULT["teacher"], **changes})
+
+
+def test_train__which_students_have_two_tokens() -> None:
+    for changes, two in (({}, True), ({"distillation_token": False}, False), ({"distill": "none"}, False)):
+        assert Train.model_validate({**DEFAULT["train"], **changes}).two_tokens is two

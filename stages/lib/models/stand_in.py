@@ -25,7 +25,6 @@ def write_mae(cfg: Pretrain, path: Path) -> None:
 
 def write_student(cfg: Train, image_size: int, classes: Sequence[str], path: Path) -> None:
     """The student that `distill` would leave, or at another size the one `finetune` would."""
-    distilled = cfg.distill != "none"
-    student = deit.create(cfg.model, image_size, len(classes), distilled)
-    name, arguments = architecture.classifier(cfg.model, image_size, distilled)
+    student = deit.create(cfg.model, image_size, len(classes), cfg.two_tokens)
+    name, arguments = architecture.classifier(cfg.model, image_size, cfg.two_tokens)
     folder.save(student, path, name, arguments, image_size, cfg.crop_pct, classes)
