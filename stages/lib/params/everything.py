@@ -58,6 +58,13 @@ class Everything(Frozen):
         return self
 
     @model_validator(mode="after")
+    def real_is_main(self) -> Self:
+        """ReaL labels are of images that student and fine-tuned model are evaluated on."""
+        if self.sets.real not in ([], [self.sets.main]):
+            raise ValueError(f"sets.real is {self.sets.real}; allowed are [] and [{self.sets.main}], the main set")
+        return self
+
+    @model_validator(mode="after")
     def encoder_fits_student(self) -> Self:
         """MAE weights need equal patch, width, depth and heads (checked before anything is spent)."""
         mine, theirs = self.train.model.model_dump(), self.pretrain.model.model_dump()
