@@ -70,6 +70,7 @@ def main() -> None:
             cfg.distill,
             cfg,
             len(index.classes),
+            token=cfg.distillation_token,
             answered=store is not None,
             teacher_precision=cfg.labelling.precision,
         ).to(device)
@@ -90,7 +91,7 @@ def main() -> None:
         )
         if not ranks.first():
             return
-        name, arguments = architecture.classifier(cfg.model, cfg.views.image_size, taught)
+        name, arguments = architecture.classifier(cfg.model, cfg.views.image_size, cfg.two_tokens)
         folder.save(
             student,
             STUDENT,
@@ -107,8 +108,7 @@ def main() -> None:
 def fresh_student(cfg: Train, classes: int) -> VisionTransformer:
     """The student before its first step: from nothing, or from the MAE encoder."""
     torch.manual_seed(cfg.views.seed)
-    distilled = cfg.distill != "none"
-    student = deit.create(cfg.model, cfg.views.image_size, classes, distilled, cfg.drop_path, cfg.drop_path_shape)
+    student = deit.create(cfg.model, cfg.views.image_size, classes, cfg.two_tokens, cfg.drop_path, cfg.drop_path_shape)
     if cfg.init == "mae":
         deit.from_mae(student, folder.state(ENCODER))
     deit.fresh_heads(student, classes, cfg.head_std, torch.Generator().manual_seed(cfg.views.seed))

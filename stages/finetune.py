@@ -54,7 +54,10 @@ def main() -> None:
         larger = deit.enlarge(student, cfg.views.image_size, dropped, cfg.drop_path_shape)
         classes = material.train.classes
         teacher = teaching.load(TEACHER, classes, normalisation.root) if kind != "none" else None
-        objective = recipe(larger, teacher, kind, cfg, len(classes), teacher_precision=cfg.precision).to(device)
+        # a student taught without a second head goes on so; one that had no teacher lacks its head
+        token = deit.is_distilled(larger) or as_train.root == "none"
+        objective = recipe(larger, teacher, kind, cfg, len(classes), token=token, teacher_precision=cfg.precision)
+        objective.to(device)
         transformer_kernels.prepare_classifier(run, larger, cfg, system)
         rows = classifier.train(
             "finetune", objective, larger, partial(deit.mean_logits, larger), cfg, material, run, system, watch

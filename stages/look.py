@@ -71,7 +71,8 @@ def main() -> None:
     seen = some_images.seen(index, shards, [row for _, row in shown], frame_of(config, tile))
     tiles.save(Path(f"data/samples/{name}-images.png"), sprite(seen, COLUMNS))
     write_rows(Path(f"data/plots/{name}-images.csv"), shown, told, index)
-    about = {"tile": tile, "columns": COLUMNS, "tiles": len(shown), "attention": attending(config)}
+    maps = [] if name == "teacher" else attending(config)  # nobody draws a teacher's, be it a transformer
+    about = {"tile": tile, "columns": COLUMNS, "tiles": len(shown), "attention": maps}
     with files.replace(Path(f"data/looks/{name}.json")) as temporary:
         temporary.write_text(json.dumps(about, indent=1) + "\n")
 

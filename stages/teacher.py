@@ -1,4 +1,4 @@
-"""Get the RegNetY teacher: train it, or take weights somebody else trained.
+"""Get the teacher, a RegNetY or a transformer: train it, or take a RegNetY's weights that somebody else trained.
 
 in    data/index/<set>.parquet    where every image lies in the shards
       <teacher.source>            unless it is `train`: a file, fetched if need be, whose sha256 is checked
@@ -12,28 +12,31 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from stages.lib.core import content, files, load, ranks, runs
 from stages.lib.core.outcome import Refusal
+from stages.lib.core.runs import Run
 from stages.lib.core.signals import Watch
 from stages.lib.data.index import read_index
 from stages.lib.data.preparation import Preparation, preparation_of
 from stages.lib.data.published import shards_of
 from stages.lib.data.subset import part
-from stages.lib.models import fetched, folder
+from stages.lib.models import deit, fetched, folder, teacher_network
 from stages.lib.models import teacher as regnet
 from stages.lib.objectives.classify import Classify
 from stages.lib.params.data import Data
 from stages.lib.params.published import PublishedUri
 from stages.lib.params.system import System
 from stages.lib.params.teacher import Teacher
-from stages.lib.training import classifier, convnet_kernels, history, launcher, machine, processes
+from stages.lib.training import classifier, convnet_kernels, history, launcher, machine, processes, transformer_kernels
 from stages.lib.training.classifier import Material
 
 TEACHER = Path("data/models/teacher")
@@ -53,25 +56,21 @@ def main() -> None:
         material = Material(train, read_index(index_path, "val"), shards)
         classes = material.train.classes
         torch.manual_seed(cfg.views.seed)
-        network = regnet.create(cfg.architecture, cfg.sizes, len(classes))
+        network = teacher_network.create(cfg, len(classes))
         objective = Classify(network, forward, len(classes), cfg.label_smoothing)
         about: dict[str, Any] = {}
         if cfg.source == "train":
-            regnet.group_norm_statistics(network, cfg.norm_group)
-            objective.to(device)
-            convnet_kernels.prepare(run, network, cfg)
-            if cfg.compile:
-                regnet.compile_blocks(network)
-            settle = partial(regnet.settle, network, processes.rows_of_all)
-            rows = classifier.train("teacher", objective, network, network, cfg, material, run, system, watch, settle)
+            settle = prepared(run, network, cfg, system, device)
+            logits = partial(forward, network)
+            rows = classifier.train("teacher", objective, network, logits, cfg, material, run, system, watch, settle)
         else:
             about, preparation = take(network, cfg, classes)
             found = classifier.validate(objective.to(device), network, material, preparation, system.workers)
             rows = [{"epoch": 0, **found}]
         if not ranks.first():
             return
-        arguments = regnet.model_args(cfg.sizes)
-        folder.save(network, TEACHER, cfg.architecture, arguments, cfg.views.image_size, cfg.crop_pct, classes, **about)
+        name, arguments = teacher_network.named(cfg)
+        folder.save(network, TEACHER, name, arguments, cfg.views.image_size, cfg.crop_pct, classes, **about)
         history.write(Path("data/history/teacher.csv"), rows)
 
 
@@ -106,8 +105,25 @@ def fetch(source: str, sha256: str) -> None:
         raise OSError(ending["reason"]) if ending["retryable"] else Refusal(f"teacher.source: {ending['reason']}")
 
 
-def forward(network: nn.Module, images: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
-    """f32[B, 3, H, W] -> f32[B, classes]; a convnet has no stochastic depth here."""
+def prepared(
+    run: Run, network: nn.Module, cfg: Teacher, system: System, device: torch.device
+) -> Callable[[], None] | None:
+    """Move the network to its device and set it up for fast steps; what a step's end has to settle, if anything."""
+    if isinstance(network, VisionTransformer):
+        transformer_kernels.prepare_classifier(run, network.to(device), cfg, system)
+        return None
+    assert cfg.norm_group is not None
+    regnet.group_norm_statistics(network, cfg.norm_group).to(device)
+    convnet_kernels.prepare(run, network, cfg)
+    if cfg.compile:
+        regnet.compile_blocks(network)
+    return partial(regnet.settle, network, processes.rows_of_all)
+
+
+def forward(network: nn.Module, images: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+    """f32[B, 3, H, W], a transformer's numbers for stochastic depth -> f32[B, classes]; a convnet has no stochastic depth here."""
+    if isinstance(network, VisionTransformer):
+        return deit.mean_logits(network, images, keep)
     logits: torch.Tensor = network(images)
     return logits
 

@@ -80,7 +80,16 @@ OTHERS = {
     "train.teacher": "none",
 }
 """Values for words that dvc.yaml makes names of."""
-NAMES = ("sets.main", "sets.transfer", "sets.robust", "train.init", "train.teacher", "train.labels", "transfer.model")
+NAMES = (
+    "sets.main",
+    "sets.transfer",
+    "sets.robust",
+    "sets.real",
+    "train.init",
+    "train.teacher",
+    "train.labels",
+    "transfer.model",
+)
 """Parameters that dvc.yaml makes names of: a change renames a dependency, so another file is asked for."""
 
 
@@ -261,7 +270,7 @@ def expanded() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     values = YAML(typ="safe").load(ROOT / "params.yaml")
     lists = {"${sources}": list(values["sources"]), "${sets.transfer}": values["sets"]["transfer"]}
-    lists["${sets.robust}"] = values["sets"]["robust"]
+    lists |= {"${sets.robust}": values["sets"]["robust"], "${sets.real}": values["sets"]["real"]}
     for name, spec in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
         if "foreach" not in spec:
             found[name] = spec

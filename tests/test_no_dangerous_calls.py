@@ -190,7 +190,7 @@ def test_dvc__gives_its_shell_no_name_that_check_has_not_seen() -> None:
         assert isinstance(command, str) and not re.search(r"[;&|<>`\n\"'\\]|\$\(", TEMPLATED.sub("", command)), name
         for inserted in TEMPLATED.findall(command):
             over = stage.get("foreach")
-            lists = (("key", "${sources}"), ("item", "${sets.transfer}"), ("item", "${sets.robust}"))
+            lists = [("key", "${sources}"), *(("item", f"${{sets.{part}}}") for part in ("transfer", "robust", "real"))]
             known = inserted == "sets.main" or (inserted, over) in lists
             assert known or (inserted == "item" and all(re.fullmatch("[a-z]+", word) for word in over)), (
                 name,

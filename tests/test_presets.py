@@ -408,9 +408,10 @@ def test_preset__stores_original_images_and_says_so(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=lambda path: path.stem)
-def test_preset__names_its_robustness_sets(path: Path) -> None:
-    """dvc.yaml has a stage for each: without the key DVC would stumble, though the schema has a default."""
-    assert load.parse(path.read_text())["sets"]["robust"] == []
+def test_preset__names_its_robustness_sets_and_real_labels(path: Path) -> None:
+    """dvc.yaml has a stage for each: without the keys DVC would stumble, though the schema has a default."""
+    sets = load.parse(path.read_text())["sets"]
+    assert sets["robust"] == sets["real"] == []
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""The teacher stage with somebody else's weights: the same artefact as a trained one, and its measured accuracy."""
+"""The teacher stage with somebody else's weights, and with a transformer: the same artefact as a trained RegNetY."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ import safetensors.torch
 import timm
 import torch
 
-from stages import distill
+from stages import distill, finetune, label
 from stages import teacher as stage
 from stages.lib.core.outcome import Refusal
 from stages.lib.models import folder, teacher
@@ -34,7 +34,7 @@ def place(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(sys, "argv", ["stage", SET])
     for variable in ("TUTELAGE_RUNS", "TUTELAGE_RAW", "DVC_ROOT"):
         monkeypatch.delenv(variable, raising=False)
-    for module in (stage, distill):
+    for module in (stage, label, distill, finetune):
         monkeypatch.setattr(module, "Watch", lambda: SimpleNamespace(signum=None))
     return made
 
@@ -143,3 +143,82 @@ def test_teacher__a_name_on_timms_hub_is_fetched_and_must_fit(
     with pytest.raises(OSError, match="cannot be reached"):
         stage.bring()
         stage.main()
+
+
+def use_transformer(place: Path, **changes: Any) -> None:
+    """A tiny one; the students it teaches train for an epoch."""
+    model = {"patch_size": 4, "width": 24, "depth": 2, "heads": 2}
+    made = {"architecture": "vit", "sizes": None, "norm_group": None, "model": model, "drop_path": 0.1, **changes}
+    brief = {"train.views.epochs": 1, "train.schedule.warmup_epochs": 0}
+    edit(place, {**{f"teacher.{key}": value for key, value in made.items()}, **brief})
+
+
+def test_teacher__a_transformer_is_trained_and_timm_loads_it(place: Path) -> None:
+    """Its curve moves, its folder is a plain DeiT, and what it was trained with is what timm alone computes."""
+    use_transformer(place)
+    stage.main()
+    model, config = folder.load(place / "data/models/teacher")
+    assert config["architecture"] == "deit_tiny_patch16_224" and config["label_names"] == list(NAMES)
+    assert config["model_args"] == {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    rows = list(csv.DictReader((place / "data/history/teacher.csv").open()))
+    assert len(rows) == 2 and float(rows[1]["loss"]) < float(rows[0]["loss"])
+    images = torch.randn(5, 3, 16, 16)
+    torch.testing.assert_close(stage.forward(model, images), model(images))
+
+
+def test_teacher__a_student_learns_from_a_transformer(place: Path) -> None:
+    """Asked beside the student or before: the same student, bit for bit."""
+    use_transformer(place)
+    edit(place, {"teacher.views.epochs": 1})
+    stage.main()
+    made = []
+    for labels in ("live", "stored"):
+        edit(place, {"train.labels": labels})
+        if labels == "stored":
+            label.main()
+        distill.main()
+        made.append(digest_of(place / "data/models/student/model.safetensors"))
+    (row,) = csv.DictReader((place / "data/history/student.csv").open())
+    assert float(row["distillation"]) > 0 and made[0] == made[1]
+
+
+def test_teacher__a_transformer_of_sizes_that_do_not_fit_is_refused(place: Path) -> None:
+    use_transformer(place, model=None)
+    refused(stage, "architecture: vit needs model: a block with patch_size")
+    use_transformer(place, model={"patch_size": 5, "width": 24, "depth": 2, "heads": 2})
+    refused(stage, "views.image_size 16 is not a multiple of model.patch_size 5")
+    use_transformer(place, model={"patch_size": 4, "width": 24, "depth": 2, "heads": 5})
+    refused(stage, "width 24 is not a multiple of heads 5")
+
+
+def test_distill__without_the_token_from_stored_labels_to_a_finetuned_student(place: Path) -> None:
+    """One head, a plain DeiT for timm, the same student from stored as from live labels; fine-tuning asks the teacher too."""
+    brief = {"epochs": 1, "image_size": 16}
+    edit(
+        place,
+        {f"{block}.views.{key}": value for block in ("teacher", "train", "finetune") for key, value in brief.items()},
+    )
+    edit(
+        place, {"train.schedule.warmup_epochs": 0, "finetune.schedule.warmup_epochs": 0, "finetune.distill": "as-train"}
+    )
+    edit(place, {"train.distillation_token": False})
+    stage.main()
+    made = []
+    for labels in ("live", "stored"):
+        edit(place, {"train.labels": labels})
+        if labels == "stored":
+            label.main()
+        distill.main()
+        made.append(digest_of(place / "data/models/student/model.safetensors"))
+    assert made[0] == made[1]
+    finetune.main()
+    for name in ("student", "finetuned"):
+        model, config = folder.load(place / "data/models" / name)
+        assert config["architecture"] == "deit_tiny_patch16_224" and not any(
+            "dist" in key for key in model.state_dict()
+        )
+        (row,) = csv.DictReader((place / f"data/history/{name}.csv").open())
+        assert float(row["distillation"]) > 0
+    edit(place, {"train.distill": "none", "finetune.distill": "hard"})
+    with pytest.raises(ValueError, match="needs a student with a distillation token"):
+        finetune.main()

@@ -2,13 +2,27 @@
 
 import math
 
-from benchmarks.claims.recipes import CARS, CIFAR, HARD, NO_MIX, SOFT, Changes, Claim, Contrast, Variant, with_
+from benchmarks.claims.recipes import (
+    CARS,
+    CIFAR,
+    HARD,
+    NO_MIX,
+    NO_TOKEN,
+    SOFT,
+    TRANSFORMER,
+    Changes,
+    Claim,
+    Contrast,
+    Variant,
+    with_,
+)
 
 SCALE = "CIFAR-10 at 32 px, 10,000 training and 4,000 test images, a ViT of 16 patches, width 128, depth 4"
 MAE: Changes = {"train.init": "mae"}
 SEED = ("train.views.seed",)
 WITH_MAE = ("train.views.seed", "pretrain.seed")
 TUNED = ("train.views.seed", "finetune.views.seed")
+TAUGHT = ("train.views.seed", "teacher.views.seed")
 
 
 def subset_of(percent: int) -> dict[str, object]:
@@ -70,6 +84,44 @@ DISTILLATION = Claim(
         "both heads fused beat the distillation head": "the paper's difference is -0.1 to 0.3 points, less than is resolved here",
         "the distillation head beats the class head": "the paper's difference is 0.1 to 0.7 points, less than is resolved here",
     },
+)
+TOKEN = Claim(
+    "token",
+    "Hard distillation with and without the distillation token",
+    "DeiT Table 3, Ti / S / B at 224 px: usual (soft, one token) 72.2 / 79.8 / 81.8, hard with one token 74.3 / 80.9 / 83.0, hard "
+    "with the distillation token 74.5 / 81.2 / 83.4",
+    f"{SCALE}, 8 epochs; one RegNetY teacher (30 epochs of the same images) for all; without the token one head learns from labels "
+    "and teacher",
+    (
+        Variant("usual", with_(SOFT, NO_TOKEN), teacher=True),
+        Variant("hard-one-token", with_(HARD, NO_TOKEN), teacher=True),
+        Variant("hard", HARD, teacher=True),
+    ),
+    (
+        Contrast("hard distillation of one token beats usual", ("hard-one-token", "class"), ("usual", "class")),
+        Contrast(
+            "the distillation token helps hard distillation", ("hard", "fused_logits"), ("hard-one-token", "class")
+        ),
+    ),
+)
+TEACHER_KIND = Claim(
+    "teacher-kind",
+    "A convnet or a transformer as teacher",
+    "DeiT Table 2, DeiT-B at 224 px: of DeiT-B (81.8) 81.9, of RegNetY-8GF (81.7) 82.7",
+    f"{SCALE}, 8 epochs; hard-distilled students of a RegNetY or a ViT of the student's sizes, each seed with a teacher of its "
+    "own, 30 epochs of the same images. The claim is about teachers of like accuracy: the first contrast says whether these are",
+    (
+        Variant("of-convnet", HARD, seeds=TAUGHT, teacher=True),
+        Variant("of-transformer", with_(HARD, TRANSFORMER), seeds=TAUGHT, teacher=True),
+    ),
+    (
+        Contrast(
+            "the convnet is the more accurate teacher",
+            ("of-convnet", "teacher_top1"),
+            ("of-transformer", "teacher_top1"),
+        ),
+        Contrast("a convnet teaches better", ("of-convnet", "fused_logits"), ("of-transformer", "fused_logits")),
+    ),
 )
 PRETRAINING = Claim(
     "pretraining",
@@ -187,4 +239,7 @@ EFFICIENCY = Claim(
         "smoothed labels, against 1.27 on all images), so on them it says little that the labels do not",
     },
 )
-CLAIMS = {claim.name: claim for claim in (DISTILLATION, PRETRAINING, AUGMENTATION, RESOLUTION, TRANSFER, EFFICIENCY)}
+CLAIMS = {
+    claim.name: claim
+    for claim in (DISTILLATION, TOKEN, TEACHER_KIND, PRETRAINING, AUGMENTATION, RESOLUTION, TRANSFER, EFFICIENCY)
+}

@@ -25,18 +25,6 @@ ELSEWHERE = (
         "`python -m benchmarks.step --model mae-base --cases encoder`",
     ),
     Elsewhere(
-        "hard distillation with a class token alone (74.3 / 80.9 / 83.0) beats soft",
-        "DeiT Table 3",
-        "not measured: `train.distill` other than none always makes a distillation token; params.yaml cannot say this recipe",
-        "none",
-    ),
-    Elsewhere(
-        "a convnet teaches better than a transformer of like accuracy",
-        "DeiT Table 2: DeiT-B as teacher 81.9, RegNetY-4GF (80.0 itself) 82.7",
-        "not measured: `teacher.architecture` takes RegNetYs alone; another family is an edit of stages/teacher.py",
-        "none",
-    ),
-    Elsewhere(
         "transfer to CIFAR-10 (DeiT-B 99.1, distilled 99.1) beats CIFAR-10 from scratch (97.5, 98.5)",
         "DeiT Table 7 and section 5",
         "not measured: no time for a student of another set; CIFAR-10 itself is what the students here are trained on",

@@ -77,6 +77,17 @@ BASE: Changes = {
 HARD: Changes = {"train.distill": "hard", "train.teacher": "teacher"}
 SOFT: Changes = {**HARD, "train.distill": "soft", "train.soft_divisor": "batch", "train.alpha": 0.1}
 """DeiT's lambda of 0.1 with the KL as equation 2 has it, divided by the batch alone."""
+NO_TOKEN: Changes = {"train.distillation_token": False}
+TRANSFORMER: Changes = {
+    "teacher.architecture": "vit",
+    "teacher.sizes": None,
+    "teacher.norm_group": None,
+    "teacher.model": VIT,
+    "teacher.optimizer.lr": 8e-3,
+    "teacher.optimizer.lr_per": 512,
+    "teacher.precision": "bf16",
+}
+"""A teacher of the student's sizes and at its rate."""
 NO_MIX: Changes = {"train.views.mixup": 0.0, "train.views.cutmix": 0.0, "train.views.erase": 0.0}
 
 

@@ -230,3 +230,20 @@ def test_teacher__answers_in_its_own_number_format() -> None:
     assert logits is not None
     torch.testing.assert_close(rounded, soft_distillation(logits, wanted, 3.0, "elements"), rtol=0, atol=0)
     assert not torch.equal(rounded, objective(model, teacher, "soft")(batch)["distillation"])
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_distill__without_the_token_labels_and_teacher_teach_one_head(kind: str) -> None:
+    """DeiT Table 3, first rows: every part recomputed on the same logits, live and answered; alpha 1: the teacher alone."""
+    model, teacher, batch = student(distilled=False), Teacher(), batch_of()
+    result = objective(model, teacher, kind, token=False)(batch)
+    pixels = classifier_pixels(batch)
+    logits, none = deit.heads(model, pixels)
+    wanted = teacher.eval()(pixels)
+    taught = hard_distillation(logits, wanted) if kind == "hard" else soft_distillation(logits, wanted, 3.0, "elements")
+    base = soft_cross_entropy(logits, targets_of(batch, 5, 0.1))
+    assert none is None
+    torch.testing.assert_close(result["loss"], 0.7 * base + 0.3 * taught)
+    assert torch.equal(objective(model, teacher, kind, token=False, alpha=1.0)(batch)["loss"], result["distillation"])
+    stored = objective(model, None, kind, token=False, answered=True)(answered(batch, wanted, 4))
+    assert abs(stored["distillation"] - taught) < 1e-3 and torch.equal(stored["base"], result["base"])

@@ -244,3 +244,33 @@ def test_train__stored_labels_that_have_a_teacher_and_hold_enough() -> None:
     for changes in ({}, {"distill": "none"}, {"distill": "soft", "labelling__top_k": 1}):
         Train.model_validate(changed(DEFAULT["train"], labels="stored", **changes))
     Train.model_validate(changed(DEFAULT["train"], distill="soft"))  # live labels need no top_k
+
+
+VIT = {"architecture": "vit", "sizes": None, "norm_group": None, "model": DEFAULT["train"]["model"]}
+
+
+def test_teacher__a_transformer_of_the_students_sizes() -> None:
+    made = Teacher.model_validate({**DEFAULT["teacher"], **VIT, "drop_path": 0.1})
+    assert made.groups == made.views.batch_size and made.model is not None and made.model.depth == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({**VIT, "norm_group": 64}, "norm_group 64 groups batch statistics, which a transformer has none of"),
+        ({**VIT, "sizes": DEFAULT["teacher"]["sizes"]}, "sizes are a RegNetY's"),
+        ({**VIT, "source": "w.pth", "sha256": "a5fe301d", "licence": "MIT"}, "needs source: train, not w.pth"),
+        ({"architecture": "deit_base_patch16_224"}, "architecture"),
+        ({"norm_group": None}, "norm_group is missing; regnety_002 needs"),
+        ({"model": VIT["model"]}, "model is for architecture: vit; regnety_002 takes sizes"),
+        ({"drop_path": 0.1}, "drop_path 0.1 is for architecture: vit"),
+    ],
+)
+def test_teacher__what_belongs_to_the_other_family_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Teacher.model_validate({**DEFAULT["teacher"], **changes})
+
+
+def test_train__which_students_have_two_tokens() -> None:
+    for changes, two in (({}, True), ({"distillation_token": False}, False), ({"distill": "none"}, False)):
+        assert Train.model_validate({**DEFAULT["train"], **changes}).two_tokens is two

@@ -67,3 +67,16 @@ def test_finetune__needs_a_distillation_token_for_its_own_kind(values: dict[str,
     for kind, fits in {"as-train": True, "none": True, "hard": False, "soft": False}.items():
         values["finetune"]["distill"] = kind
         assert (complaint(values) == "") is fits, kind
+
+
+def test_teacher__a_transformer_is_asked_about_images_of_its_size(values: dict[str, Any]) -> None:
+    changes = {"architecture": "vit", "sizes": None, "norm_group": None, "model": values["train"]["model"]}
+    values["teacher"] |= changes
+    assert complaint(values) == ""
+    values["finetune"]["distill"] = "as-train"
+    assert "images of teacher.views.image_size 16 alone, and finetune.views.image_size is 24" in complaint(values)
+    values["train"]["distill"] = "none"
+    assert complaint(values) == ""
+    values["train"]["distill"], values["finetune"]["distill"] = "hard", "none"
+    values["train"]["views"]["image_size"] = 20
+    assert "and train.views.image_size is 20" in complaint(values)

@@ -8,7 +8,18 @@ import pytest
 
 from stages.lib.params.report import Report
 from stages.lib.params.sets import Sets
-from stages.lib.reporting import album, calibration, commands, compared, heads, papers, probed, robust, sets
+from stages.lib.reporting import (
+    album,
+    calibration,
+    commands,
+    compared,
+    heads,
+    papers,
+    probed,
+    robust,
+    sets,
+    transferred,
+)
 from stages.lib.reporting.inputs import Folder
 from stages.lib.reporting.material import Material, gather
 from tests import closure
@@ -189,6 +200,17 @@ def test_robust__both_models_and_every_head(data: Path) -> None:
     assert ("41.25 %", "data/metrics/robust-other.json: student.heads.class.top1") in cited
     assert "dvc repro robust@gone" in html and "dvc repro robust@other" in html
     assert robust.section(material()) == ""
+
+
+def test_transferred__published_figures_stand_beside_a_set_of_the_same_name_alone(data: Path) -> None:
+    fabricate.metrics(data, "transfer-cifar10", "cifar10", 10, heads=2, top1=95.25)
+    found = gather(REPORT, Sets(main="digits-0-6", transfer=["digits-7-9", "cifar10", "gone"]), Folder(Path("data")))
+    html = transferred.table(found)
+    other, cifar = (part.partition("</tr>")[0] for part in html.split("<tr>")[-2:])
+    assert "digits-7-9" in other and "99.2" not in other and "gone" not in html
+    assert read(html).unsourced == []
+    assert re.search(r"95\.25 %.*99\.1 %.*99\.2 %", cifar, re.DOTALL)
+    assert transferred.table(gather(REPORT, Sets(main="digits-0-6", transfer=[]), Folder(Path("data")))) == ""
 
 
 ABSENT = {

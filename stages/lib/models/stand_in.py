@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.lib.models import architecture, deit, folder, teacher
+from stages.lib.models import architecture, deit, folder, teacher_network
 from stages.lib.models.mae import MAE
 from stages.lib.params.pretrain import Pretrain
 from stages.lib.params.teacher import Teacher
@@ -11,9 +11,9 @@ from stages.lib.params.train import Train
 
 
 def write_teacher(cfg: Teacher, classes: Sequence[str], path: Path) -> None:
-    """The RegNetY that `teacher` would train or take."""
-    network, arguments = teacher.create(cfg.architecture, cfg.sizes, len(classes)), teacher.model_args(cfg.sizes)
-    folder.save(network, path, cfg.architecture, arguments, cfg.views.image_size, cfg.crop_pct, classes)
+    """The network that `teacher` would train or take."""
+    network, (name, arguments) = teacher_network.create(cfg, len(classes)), teacher_network.named(cfg)
+    folder.save(network, path, name, arguments, cfg.views.image_size, cfg.crop_pct, classes)
 
 
 def write_mae(cfg: Pretrain, path: Path) -> None:
@@ -25,7 +25,6 @@ def write_mae(cfg: Pretrain, path: Path) -> None:
 
 def write_student(cfg: Train, image_size: int, classes: Sequence[str], path: Path) -> None:
     """The student that `distill` would leave, or at another size the one `finetune` would."""
-    distilled = cfg.distill != "none"
-    student = deit.create(cfg.model, image_size, len(classes), distilled)
-    name, arguments = architecture.classifier(cfg.model, image_size, distilled)
+    student = deit.create(cfg.model, image_size, len(classes), cfg.two_tokens)
+    name, arguments = architecture.classifier(cfg.model, image_size, cfg.two_tokens)
     folder.save(student, path, name, arguments, image_size, cfg.crop_pct, classes)

@@ -1,4 +1,4 @@
-"""DeiT's objective: labels for the class head, a teacher for the distillation head (Touvron et al. 2021, sec. 4)."""
+"""DeiT's objective: labels for the class head, a teacher for the distillation head or the same (Touvron et al. 2021, sec. 4)."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -44,7 +44,9 @@ def total(base: Tensor, distillation: Tensor, alpha: float) -> Tensor:
 
 
 class Distill(nn.Module):
-    """Base loss on the labels, and the teacher's part where `kind` is not none.
+    """Base loss on the labels, and the teacher's part where `kind` is not none: of the distillation head, or of the class head too.
+
+    The class head learns from both where the student has no other, and only if `token` is off (DeiT Table 3, first rows).
 
     What the teacher says comes with the batch (`answered`: with every batch), or the teacher is asked, in its own number format.
     It is then in eval mode, without gradient, and sees exactly the student's pixels: erased and mixed. It is no submodule:
@@ -66,13 +68,14 @@ class Distill(nn.Module):
         tau: float = 1.0,
         divisor: Divisor = "elements",
         fuse: bool = True,
+        token: bool = True,
         answered: bool = False,
         teacher_precision: "Precision" = "fp32",
     ) -> None:
         super().__init__()
         if kind != "none" and teacher is None and not answered:
             raise ValueError(f"distill: {kind} needs a teacher, or its answers")
-        if kind != "none" and not is_distilled(student):
+        if kind != "none" and token and not is_distilled(student):
             raise ValueError(f"distill: {kind} needs a student with a distillation token")
         self.student, self.kind, self.fuse = student, kind, fuse
         self.teacher: tuple[nn.Module, ...] = () if teacher is None else (teacher.eval(),)  # hidden from torch
@@ -86,15 +89,16 @@ class Distill(nn.Module):
         pixels = classifier_pixels(batch)
         class_logits, dist_logits = heads(self.student, pixels, batch.keep if self.student.training else None)
         targets = targets_of(batch, self.classes, self.smoothing)
-        if dist_logits is None or self.kind == "none":
+        if self.kind == "none":
             fused = class_logits if dist_logits is None or not self.fuse else (class_logits + dist_logits) / 2
             base = self.base(fused, targets)
             return {"loss": base, "base": base.detach(), "distillation": torch.zeros_like(base)}
         base = self.base(class_logits, targets)
+        taught = class_logits if dist_logits is None else dist_logits
         if batch.answers is not None:
-            distillation = self.as_answered(dist_logits, batch.answers)
+            distillation = self.as_answered(taught, batch.answers)
         else:
-            distillation = self.distillation(dist_logits, pixels)
+            distillation = self.distillation(taught, pixels)
         return {
             "loss": total(base, distillation, self.alpha),
             "base": base.detach(),
@@ -102,7 +106,7 @@ class Distill(nn.Module):
         }
 
     def distillation(self, logits: Tensor, pixels: Tensor) -> Tensor:
-        """What the distillation head's logits f[B,C] cost against the teacher's of the same pixels."""
+        """What the taught head's logits f[B,C] cost against the teacher's of the same pixels."""
         wanted = teaching.ask(self.teacher[0], pixels, self.teacher_precision)
         if self.kind == "soft":
             return soft_distillation(logits, wanted, self.tau, self.divisor)
@@ -128,10 +132,11 @@ def recipe(
     cfg: "Distillation",
     classes: int,
     *,
+    token: bool = True,
     answered: bool = False,
     teacher_precision: "Precision" = "fp32",
 ) -> Distill:
-    """The objective a block describes; `kind` beside it, since fine-tuning may take it from `train`."""
+    """The objective a block describes; `kind` beside it, since fine-tuning may take it from `train`. token: as Distill has it."""
     return Distill(
         student,
         teacher,
@@ -142,6 +147,7 @@ def recipe(
         alpha=cfg.alpha,
         tau=cfg.tau,
         divisor=cfg.soft_divisor,
+        token=token,
         answered=answered,
         teacher_precision=teacher_precision,
     )

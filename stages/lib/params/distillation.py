@@ -13,7 +13,9 @@ Kind = Literal["none", "soft", "hard"]
 
 
 class Distillation(Training):
-    """(1 - alpha) * base(class head, labels) + alpha * distillation(distillation head, teacher); DeiT section 4."""
+    """(1 - alpha) * base(class head, labels) + alpha * distillation(distillation head, teacher); DeiT section 4.
+
+    A student with one head learns from both with that (train.distillation_token)."""
 
     alpha: Probability
     """Weight of the teacher's term (hard: 0.5; the paper's soft: 0.1)."""

@@ -58,6 +58,13 @@ class Everything(Frozen):
         return self
 
     @model_validator(mode="after")
+    def real_is_main(self) -> Self:
+        """ReaL labels are of images that student and fine-tuned model are evaluated on."""
+        if self.sets.real not in ([], [self.sets.main]):
+            raise ValueError(f"sets.real is {self.sets.real}; allowed are [] and [{self.sets.main}], the main set")
+        return self
+
+    @model_validator(mode="after")
     def encoder_fits_student(self) -> Self:
         """MAE weights need equal patch, width, depth and heads (checked before anything is spent)."""
         mine, theirs = self.train.model.model_dump(), self.pretrain.model.model_dump()
@@ -74,6 +81,22 @@ class Everything(Frozen):
             raise ValueError(
                 f"probe.mask_percents: {self.probe.mask_percents[-1]} % leaves none of {patches} patches visible; lower it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def teacher_sees_its_size(self) -> Self:
+        """A transformer has a position for each of its own patches: whoever asks it shows images of its size."""
+        if self.teacher.architecture != "vit":
+            return self
+        finetune = self.train.distill if self.finetune.distill == "as-train" else self.finetune.distill
+        size, blocks = self.teacher.views.image_size, {"train": self.train, "finetune": self.finetune}
+        for block, kind in (("train", self.train.distill), ("finetune", finetune)):
+            seen = blocks[block].views.image_size
+            if kind != "none" and seen != size:
+                raise ValueError(
+                    f"teacher.architecture: vit answers about images of teacher.views.image_size {size} alone, and "
+                    f"{block}.views.image_size is {seen}: make them equal, or set {block}.distill to none"
+                )
         return self
 
     @model_validator(mode="after")

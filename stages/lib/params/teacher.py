@@ -1,4 +1,4 @@
-"""`teacher`: the RegNetY whose labels the student learns from, trained here or fetched."""
+"""`teacher`: whose labels the student learns from: a RegNetY, trained here or fetched, or a transformer trained here."""
 
 import math
 import re
@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from stages.lib.params.credentials import without
 from stages.lib.params.frozen import Frozen
 from stages.lib.params.training import Training
+from stages.lib.params.vit import DropPathShape, ViT
 
 HUB_NAME = re.compile(r"timm/(?P<architecture>[a-z0-9_]+)\.(?P<tag>[a-z0-9_]+)")
 """timm's name of published weights, such as timm/regnety_160.deit_in1k."""
@@ -46,17 +47,24 @@ class RegNetSizes(Frozen):
 
 
 class Teacher(Training):
-    """A timm RegNetY. `source: train` trains it with the rest of the block; otherwise only sizes, crop_pct and
-    views.image_size count."""
+    """A timm RegNetY, or a DeiT without distillation token (DeiT Table 2 compares both as teachers).
+
+    `source: train` trains it with the rest of the block; otherwise only sizes, crop_pct and views.image_size count.
+    """
 
     architecture: Annotated[
         str,
-        StringConstraints(pattern=r"^regnety_\d+$"),
-        Field(description="timm's name of a RegNetY, such as regnety_160"),
+        StringConstraints(pattern=r"^(regnety_\d+|vit)$"),
+        Field(description="timm's name of a RegNetY, such as regnety_160, or vit for the transformer of teacher.model"),
     ]
-    """timm name; the paper's teacher is regnety_160."""
+    """timm name; the paper's teacher is regnety_160. vit: the transformer of `model`, saved under timm's name for it."""
     sizes: RegNetSizes | None = None
-    """null: the architecture's own."""
+    """Of a RegNetY; null: the architecture's own."""
+    model: ViT | None = None
+    """Of a transformer, as train.model; null for a RegNetY."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth of a transformer's last block (DeiT 0.1); a RegNetY has none."""
+    drop_path_shape: DropPathShape = "linear"
     source: Annotated[str, StringConstraints(min_length=1)]
     """train, or where somebody else's weights are: a .safetensors or .pth file (relative paths start at the raw root), s3://,
     https://, or timm's name on its hub (timm/regnety_160.deit_in1k). Preprocessing is what the source's own config says: timm's
@@ -77,8 +85,9 @@ class Teacher(Training):
     classes: Literal["same", "by-name"] = "same"
     """by-name: of weights that name their classes, take the head's rows by those names, in the order of our set, and leave out
     the others. same: their classes must be ours, in our order."""
-    norm_group: Annotated[int, Field(ge=2)]
-    """Consecutive images that share batch statistics; divides views.batch_size. Published: one GPU's batch."""
+    norm_group: Annotated[int, Field(ge=2)] | None = None
+    """Consecutive images that share batch statistics; divides views.batch_size. Published: one GPU's batch. Null for a
+    transformer, which has no batch statistics; a RegNetY needs it."""
 
     @field_validator("source")
     @classmethod
@@ -98,7 +107,7 @@ class Teacher(Training):
     @property
     def groups(self) -> int:
         """As for any classifier; groups of batch statistics stay whole as well."""
-        return self.views.batch_size // math.lcm(self.norm_group, self.views.mix_group if self.views.mixes else 1)
+        return self.views.batch_size // math.lcm(self.norm_group or 1, self.views.mix_group if self.views.mixes else 1)
 
     @model_validator(mode="after")
     def named(self) -> Self:
@@ -119,10 +128,47 @@ class Teacher(Training):
         return self
 
     @model_validator(mode="after")
-    def fits(self) -> Self:
-        """Statistics groups are whole; a convnet has no layer-wise decay."""
+    def a_regnet(self) -> Self:
+        """Statistics groups are whole; a convnet has no transformer's sizes, stochastic depth or layer-wise decay."""
+        if self.architecture == "vit":
+            return self
+        if self.model is not None:
+            raise ValueError(f"model is for architecture: vit; {self.architecture} takes sizes: set model to null")
+        if self.norm_group is None:
+            raise ValueError(
+                f"norm_group is missing; {self.architecture} needs a whole number of at least 2: how many consecutive images share "
+                "batch statistics"
+            )
+        if self.drop_path:
+            raise ValueError(f"drop_path {self.drop_path} is for architecture: vit; leave it 0 for {self.architecture}")
         if self.views.batch_size % self.norm_group:
             raise ValueError(f"norm_group {self.norm_group} does not divide views.batch_size {self.views.batch_size}")
         if self.optimizer.layer_decay != 1.0:
             raise ValueError("optimizer.layer_decay is for transformers; leave it 1.0 here")
+        return self
+
+    @model_validator(mode="after")
+    def a_transformer(self) -> Self:
+        """It has sizes of its own, is trained here, and has no batch statistics to group; patches tile the image."""
+        if self.architecture != "vit":
+            return self
+        if self.model is None:
+            raise ValueError(
+                "architecture: vit needs model: a block with patch_size, width, depth and heads, as train.model"
+            )
+        if self.source != "train":
+            raise ValueError(
+                f"architecture: vit needs source: train, not {self.source}; weights from elsewhere are taken for a RegNetY alone"
+            )
+        if self.sizes is not None:
+            raise ValueError("sizes are a RegNetY's; with architecture: vit set them to null and write model")
+        if self.norm_group is not None:
+            raise ValueError(
+                f"norm_group {self.norm_group} groups batch statistics, which a transformer has none of; with architecture: vit "
+                "set it to null"
+            )
+        if self.views.image_size % self.model.patch_size:
+            raise ValueError(
+                f"views.image_size {self.views.image_size} is not a multiple of model.patch_size {self.model.patch_size}"
+            )
         return self

@@ -14,6 +14,9 @@ class Train(Distillation):
 
     distill: Kind
     """none makes a student without a distillation token."""
+    distillation_token: bool = True
+    """false: one token and one head, which learns from labels and teacher: (1 - alpha) * base + alpha * distillation, of the
+    same logits (DeiT Table 3: "usual" distillation of eq. 2 with soft, and hard distillation without the token)."""
     model: ViT
     init: Literal["scratch", "mae"]
     """mae: patch embedding, blocks, norm and class token come from data/models/mae."""
@@ -25,6 +28,11 @@ class Train(Distillation):
     head_std: Annotated[float, Field(gt=0)]
     """Standard deviation of fresh heads: 0.02 in DeiT, 2e-5 in MAE's fine-tuning."""
 
+    @property
+    def two_tokens(self) -> bool:
+        """Whether the student has a distillation token and its head."""
+        return self.distill != "none" and self.distillation_token
+
     @model_validator(mode="after")
     def fits(self) -> Self:
         """Patches tile the image; a teacher where one is needed."""
@@ -34,10 +42,10 @@ class Train(Distillation):
             )
         if self.distill != "none" and self.teacher == "none":
             raise ValueError(f"distill: {self.distill} needs teacher: teacher")
-        if self.distill != "none" and not self.model.class_position:
+        if self.two_tokens and not self.model.class_position:
             raise ValueError(
                 f"distill: {self.distill} needs model.class_position: true, since timm's model with a distillation token "
-                "gives every token a position; DeiT III was trained with distill: none"
+                "gives every token a position; DeiT III was trained with distill: none (distillation_token: false is another way)"
             )
         if self.init == "mae" and (self.model.layer_scale or not self.model.class_position):
             raise ValueError(

@@ -122,7 +122,7 @@ def _what(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
             f"labels. It gives {config['num_features']} features an image: the class token after the last norm.{more}"
         )
     kind = {
-        "teacher": "A RegNetY convnet, the teacher of a Tutelage pipeline",
+        "teacher": f"A {_family(config)}, the teacher of a Tutelage pipeline",
         "student": "A DeiT vision transformer, the student of a Tutelage pipeline",
         "finetuned": f"A DeiT vision transformer, a Tutelage pipeline's student fine-tuned at {metrics['image_size']} px",
     }.get(metrics["model"], f"A {_family(config)} of a Tutelage pipeline")

@@ -55,7 +55,7 @@ def picture(found: Material) -> str:
 def boxes(found: Material) -> list[Box]:
     """In the order of the pipeline."""
     what = {
-        "teacher": "a convnet, from labels",
+        "teacher": "from labels alone",
         "mae": "paints hidden patches, no labels",
         "student": "a transformer, from both",
         "finetuned": "the same on larger images",

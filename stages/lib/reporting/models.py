@@ -1,6 +1,6 @@
 """The models in the order they are made: what each is, how its training went, what it can do."""
 
-from stages.lib.reporting import charts, commands, markup, pictures, probed, tables
+from stages.lib.reporting import charts, commands, markup, pictures, probed, tables, transferred
 from stages.lib.reporting.charts import Line
 from stages.lib.reporting.inputs import History
 from stages.lib.reporting.material import Material, Model
@@ -14,8 +14,8 @@ LOSSES = (
 
 
 def teacher(found: Material) -> str:
-    """The convnet."""
-    intro = "A convolutional network, a RegNetY, that learns from labels alone; the student will listen to it."
+    """Who answers the student."""
+    intro = "The network that learns from labels alone, or was fetched; the student will listen to it."
     return _model(found, "teacher", intro)
 
 
@@ -68,7 +68,7 @@ def transfer(found: Material) -> str:
         + _evidence(found, found.models[f"transfer-{name}"])
         for name in found.sets.transfer
     ]
-    return markup.section("transfer", "Transfer", intro + "".join(parts))
+    return markup.section("transfer", "Transfer", intro + transferred.table(found) + "".join(parts))
 
 
 def _model(found: Material, name: str, intro: str, shown: str = "") -> str:
