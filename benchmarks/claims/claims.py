@@ -148,8 +148,8 @@ AUGMENTATION = Claim(
     "RandAugment's magnitude and the train-validation gap",
     "DeiT Table 8, DeiT-B: RandAugment 81.8, none 79.6 (300 epochs of ImageNet)",
     f"{SCALE}, a quarter of these images, 16 epochs, without mixup, cutmix and erasing; gap: validation cross-entropy less the "
-    "training loss of the last epoch, which is taken on augmented images and smoothed labels, so that it narrows by itself as they get "
-    "harder",
+    "training loss of the last epoch, which is taken on augmented images and smoothed labels, so that it narrows as they "
+    "get harder, whatever the model learns",
     tuple(
         Variant(f"m{magnitude}", with_(QUARTER, NO_MIX, {"train.views.randaugment": text}))
         for magnitude, text in (
