@@ -3,7 +3,7 @@
 in    data/real/<set>.json                                its publishers' real.json: list n is of ILSVRC2012_val_<n>, from 1 on
       data/predictions/{student,finetuned}.parquet        of all those images
       data/index/<set>.parquet                            that they were predicted from; its classes are in the order of wnids
-out   data/metrics/real.json                              top-1 over the images that have a label; torch-free
+out   data/metrics/real-<set>.json                        top-1 over the images that have a label; torch-free
 run   dvc repro -s real@<set>
 """
 
@@ -25,7 +25,6 @@ from stages.lib.data.predictions import Predictions
 from stages.lib.training import others
 
 log = logging.getLogger(__name__)
-OUT = Path("data/metrics/real.json")
 MODELS = ("student", "finetuned")
 KEY = re.compile(r"(?:^|/)ILSVRC2012_val_(\d{8})$")
 DECIMALS = 4
@@ -54,7 +53,7 @@ def main() -> None:
     for name, one in found.items():
         heads = {head: top1(answers, lists, labelled) for head, answers in one.heads.items() if head != predictions.OWN}
         values[name] = {"stamp": one.stamp, "heads": heads}
-    with files.replace(OUT) as temporary:
+    with files.replace(Path(f"data/metrics/real-{set_name}.json")) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n")
     for name in MODELS:
         said = ", ".join(f"{head} {numbers['top1']:.2f} %" for head, numbers in values[name]["heads"].items())

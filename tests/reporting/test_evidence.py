@@ -202,6 +202,18 @@ def test_robust__both_models_and_every_head(data: Path) -> None:
     assert robust.section(material()) == ""
 
 
+def test_robust__real_labels_stand_beside_the_other_sets(data: Path) -> None:
+    heads_of = {"class": {"top1": 61.5, "top1_low": 55.5, "top1_high": 67.75}}
+    values = {"set": "digits-0-6", "images": 240, "unlabelled": 12, "student": {"heads": heads_of}}
+    fabricate.write_json(data / "metrics" / "real-digits-0-6.json", values)
+    html = robust.section(
+        gather(REPORT, Sets(main="digits-0-6", transfer=[], real=["digits-0-6"]), Folder(Path("data")))
+    )
+    cited = {(shown, title) for shown, title, _ in read(html).cited}
+    assert ("61.50 %", "data/metrics/real-digits-0-6.json: student.heads.class.top1") in cited
+    assert "dvc repro real@digits-0-6" in html
+
+
 def test_transferred__published_figures_stand_beside_a_set_of_the_same_name_alone(data: Path) -> None:
     fabricate.metrics(data, "transfer-cifar10", "cifar10", 10, heads=2, top1=95.25)
     found = gather(REPORT, Sets(main="digits-0-6", transfer=["digits-7-9", "cifar10", "gone"]), Folder(Path("data")))

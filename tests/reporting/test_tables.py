@@ -45,7 +45,7 @@ def test_heads__in_order_with_only_what_was_measured(tmp_path: Path) -> None:
     assert "Top-5" not in tables.heads(two, Ledger())
     one = Record("m.json", fabricate.metrics(tmp_path, "teacher", "s", 7, heads=1, top1=97.0))
     assert cells(tables.heads(one, Ledger())) == [
-        ["only head", "97.00 %", "94.29 %", "97.92 %", "99.50 %", "98.29 %", "99.81 %", "96.68 %", "2.13 %", "0.15"]
+        ["only head", "97.00 %94.29 % to 97.92 %", "99.50 %98.29 % to 99.81 %", "96.68 %", "2.13 %", "0.15"]
     ]
     assert (
         tables.agreement(one, Ledger()) == "" and tables.answer(one) == "class" and tables.answer(two) == "fused_logits"

@@ -5,6 +5,7 @@ import re
 MAKERS = [  # (file under data/, stage); the first that fits
     (r"metrics/transfer-(.+)\.json", r"transfer@\1"),
     (r"metrics/robust-(.+)\.json", r"robust@\1"),
+    (r"metrics/real-(.+)\.json", r"real@\1"),
     (r"metrics/agreement\.json", "agree"),
     (r"metrics/probe\.json", "probe"),
     (r"metrics/(.+)\.json", r"evaluate@\1"),

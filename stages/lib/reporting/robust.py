@@ -10,17 +10,20 @@ NUMBERS = ("top1", "top1_low", "top1_high")
 
 def section(found: Material) -> str:
     """A table a set; "" where params name none."""
-    if not found.sets.robust:
+    names = [*(f"robust-{name}" for name in found.sets.robust), *(f"real-{name}" for name in found.sets.real)]
+    if not names:
         return ""
     intro = markup.paragraph(
-        "The same models, untouched, on other sets whose classes the main set has too; only those classes compete."
+        "The same models, untouched, on other sets whose classes the main set has too; only those classes compete. "
+        "<code>real-</code>: on the main set's own images by ReaL labels (Beyer et al., arXiv 2006.07159), where any class "
+        "an image shows is right."
     )
-    parts = "".join(_one(found, name) for name in found.sets.robust)
-    return markup.section("robust", "On other sets of the same classes", intro + parts)
+    parts = "".join(_one(found, name) for name in names)
+    return markup.section("robust", "Other sets and other labels", intro + parts)
 
 
 def _one(found: Material, name: str) -> str:
-    file = f"metrics/robust-{name}.json"
+    file = f"metrics/{name}.json"
     record = found.folder.record(file)
     heading = markup.element("h3", markup.name(name))
     if record is None:

@@ -15,11 +15,7 @@ HEADS = {
 }
 SHARES = {
     "top1": "Top-1",
-    "top1_low": "95 %, from",
-    "top1_high": "to",
     "top5": "Top-5",
-    "top5_low": "95 %, from",
-    "top5_high": "to",
     "mean_per_class": "Class mean",
     "ece": "Calibration error",
 }
@@ -60,13 +56,22 @@ def heads(metrics: Record, ledger: Ledger) -> str:
     rows = [
         [
             HEADS[head] if len(found) > 1 else "only head",
-            *(ledger.percent(metrics.fact(f"heads.{head}.{name}")) for name in shares),
+            *(_share(metrics, ledger, f"heads.{head}.{name}") for name in shares),
             ledger.number(metrics.fact(f"heads.{head}.nll")),
         ]
         for head in found
     ]
-    caption = "Accuracy by head; NLL is the mean negative log-likelihood of the true class."
+    caption = "Accuracy by head, with its 95 % interval; NLL is the mean negative log-likelihood of the true class."
     return markup.table(caption, ["Head", *(SHARES[name] for name in shares), "NLL, nats"], rows, metrics.file)
+
+
+def _share(metrics: Record, ledger: Ledger, key: str) -> str:
+    """A share in percent, and below it the interval where one was measured."""
+    low, high = metrics.fact(f"{key}_low"), metrics.fact(f"{key}_high")
+    own = ledger.percent(metrics.fact(key))
+    if low is None or high is None:
+        return own
+    return own + markup.element("small", f"{ledger.percent(low)} to {ledger.percent(high)}", class_="within")
 
 
 def agreement(metrics: Record, ledger: Ledger) -> str:
