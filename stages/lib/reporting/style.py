@@ -63,7 +63,8 @@ pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;paddi
 .source{font-size:.92em}
 .absent{border-left:3px solid var(--line);padding-left:.8rem}
 .name{overflow-wrap:break-word}td .name{overflow-wrap:anywhere}
-.placed td .name{overflow-wrap:normal}.two td a.n{overflow-wrap:anywhere}.two caption code{overflow-wrap:anywhere}
+.placed td .name{overflow-wrap:normal}.two .facts td a.n,.two .facts tbody th{white-space:normal;overflow-wrap:anywhere}
+.two caption code{overflow-wrap:anywhere}
 .within{display:block;color:var(--muted);white-space:nowrap}
 .pipeline{position:relative;margin:1.6rem 0}.pipeline svg{display:none}
 .strip{list-style:none;display:grid;grid-template-columns:1fr 1fr;gap:.6rem;padding:0;margin:0}
