@@ -47,7 +47,7 @@ PATIENCE_SECONDS = 180.0
 STEP = re.compile(r"\bstep (\d+) of \d+")
 RECIPE: dict[str, Any] = {
     "sources": {SET: {"layout": "folder", "path": SET, "embedded": SET}},
-    "sets": {"main": SET, "transfer": []},
+    "sets": {"main": SET, "transfer": [], "robust": [], "real": []},
     "ingest": {"val_fraction": 0.2, "max_bad": 0, "exif": "ignore"},
     "shard": {"images_per_shard": 128, "seed": 0, "store": "original", "published_uri": None},
     "pretrain": {
@@ -210,6 +210,7 @@ class Ground:
         yaml = YAML()
         values = yaml.load(ROOT / "params.yaml")
         values.update(RECIPE)
+        values["probe"]["mask_percents"] = [50, 75, 90]  # of 16 patches; 95 % would leave none
         values["train"]["init"] = "scratch"  # the user's student need not fit the small autoencoder
         values["system"] = {**(values.get("system") or {}), **SYSTEM}
         with (self.root / "params.yaml").open("w") as file:
