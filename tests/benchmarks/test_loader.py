@@ -63,6 +63,7 @@ def test_loader__reads_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert len(rows(capsys)) == 2
 
 
+@pytest.mark.slow
 def test_loader__measures_memory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
