@@ -166,11 +166,8 @@ def test_teacher__a_transformer_is_trained_and_timm_loads_it(place: Path) -> Non
     torch.testing.assert_close(stage.forward(model, images), model(images))
 
 
-def test_teacher__a_student_learns_from_a_transformer(place: Path) -> None:
-    """Asked beside the student or before: the same student, bit for bit."""
-    use_transformer(place)
-    edit(place, {"teacher.views.epochs": 1})
-    stage.main()
+def taught(place: Path) -> list[str]:
+    """The student's weights by their digest, its teacher asked beside it and then beforehand."""
     made = []
     for labels in ("live", "stored"):
         edit(place, {"train.labels": labels})
@@ -178,6 +175,15 @@ def test_teacher__a_student_learns_from_a_transformer(place: Path) -> None:
             label.main()
         distill.main()
         made.append(digest_of(place / "data/models/student/model.safetensors"))
+    return made
+
+
+def test_teacher__a_student_learns_from_a_transformer(place: Path) -> None:
+    """Asked beside the student or before: the same student, bit for bit."""
+    use_transformer(place)
+    edit(place, {"teacher.views.epochs": 1})
+    stage.main()
+    made = taught(place)
     (row,) = csv.DictReader((place / "data/history/student.csv").open())
     assert float(row["distillation"]) > 0 and made[0] == made[1]
 
@@ -203,13 +209,7 @@ def test_distill__without_the_token_from_stored_labels_to_a_finetuned_student(pl
     )
     edit(place, {"train.distillation_token": False})
     stage.main()
-    made = []
-    for labels in ("live", "stored"):
-        edit(place, {"train.labels": labels})
-        if labels == "stored":
-            label.main()
-        distill.main()
-        made.append(digest_of(place / "data/models/student/model.safetensors"))
+    made = taught(place)
     assert made[0] == made[1]
     finetune.main()
     for name in ("student", "finetuned"):

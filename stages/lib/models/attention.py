@@ -21,16 +21,12 @@ def attention(model: VisionTransformer, images: Tensor) -> Tensor:
     Each map sums to 1 less what the token gives to the tokens before the patches, itself among them. Computed without gradients,
     at least in single precision; the model is left as it was.
     """
-    first = deit.prefix(model)
+    extra = len(deit.prefix(model))
     with torch.no_grad():
-        patches, positions = model.patch_embed(images), deit.positions_of(model).detach()
-        if model.no_embed_class:  # DeiT III: only patches have positions
-            patches, positions = patches + positions, torch.zeros_like(positions[:, :1])
-        tokens = torch.cat([*(token.expand(len(images), -1, -1) for token in first), patches], dim=1) + positions
         before = cast(nn.Sequential, model.blocks[:-1])
-        weights = last_weights(cast(Block, model.blocks[-1]), blocks.run(before, tokens))
+        weights = last_weights(cast(Block, model.blocks[-1]), blocks.run(before, deit.embedded(model, images)))
     rows, columns = model.patch_embed.grid_size
-    return weights.mean(1)[:, : len(first), len(first) :].unflatten(2, (rows, columns))
+    return weights.mean(1)[:, :extra, extra:].unflatten(2, (rows, columns))
 
 
 def last_weights(block: Block, tokens: Tensor) -> Tensor:

@@ -114,13 +114,17 @@ def heads(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) 
     return wide(model.forward_head(tokens)), None
 
 
-def features(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
-    """f[B,3,H,W] -> f[B,extra+L,D] after the final norm: class token, distillation token if any, patches row-major."""
+def embedded(model: VisionTransformer, images: Tensor) -> Tensor:
+    """f[B,3,H,W] -> f[B,extra+L,D] as the first block gets them; DeiT III gives positions to patches alone."""
     first = [token.expand(len(images), -1, -1) for token in prefix(model)]
     if model.no_embed_class:
-        tokens = torch.cat([*first, model.patch_embed(images) + positions_of(model)], dim=1)
-    else:
-        tokens = torch.cat([*first, model.patch_embed(images)], dim=1) + positions_of(model)
+        return torch.cat([*first, model.patch_embed(images) + positions_of(model)], dim=1)
+    return torch.cat([*first, model.patch_embed(images)], dim=1) + positions_of(model)
+
+
+def features(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
+    """f[B,3,H,W] -> f[B,extra+L,D] after the final norm: class token, distillation token if any, patches row-major."""
+    tokens = embedded(model, images)
     factors = None if keep is None else blocks.drop_factors(keep, rates(model), tokens.dtype)
     return model.norm(blocks.run(model.blocks, tokens, factors))
 

@@ -16,8 +16,7 @@ def cosines(model: VisionTransformer, images: Tensor) -> Tensor:
     Before the final norm. The model has a distillation token.
     """
     assert deit.is_distilled(model)
-    first = [token.expand(len(images), -1, -1) for token in deit.prefix(model)]
-    tokens = torch.cat([*first, model.patch_embed(images)], dim=1) + deit.positions_of(model)
+    tokens = deit.embedded(model, images)
     found = [_alike(tokens)]
     for place in range(len(model.blocks)):
         tokens = blocks.run(model.blocks[place : place + 1], tokens)
