@@ -100,7 +100,7 @@ def tokens(found: Material, model: Model) -> str:
     lines = [[f"{row['layer']:.0f}", *(f"{row[one]:.4f}" for one in ("cosine", "low", "high"))] for row in rows]
     caption = (
         f"{markup.text(model.title)}: cosine between the two tokens, at the input and after every block; the band holds 95 % of "
-        f"the images. {markup.name('DeiT-B, published: 0.06 at the input, 0.93 after the last.')}"
+        f"the images. {markup.name('DeiT-B, published: {} at the input, {} after the last.'.format(*papers.COSINES))}"
     )
     whole = markup.table("Cosine of class and distillation token.", ["After block", "Mean", "From", "To"], lines)
     chart = charts.band(
